@@ -1,1 +1,2 @@
-export {}
+export * from './testing/storage-conformance.ts'
+export * from './testing/session-store-conformance.ts'

@@ -45,6 +45,8 @@ export interface StorageAdapter {
   adoptFile?(fileKey: string, path: string, info: ObjectInfo): Promise<string>
   /** A folder on the same disk as the target, so that adopting is a rename. The default `tempDir`. */
   readonly stagingDir?: string
+  /** Tells apart two storages of one class (endpoint and bucket, say): the default `tempDir` depends on it. */
+  readonly id?: string
   /** Gives back connections and timers. */
   close?(): Promise<void>
 }
@@ -66,8 +68,9 @@ export interface MultipartStorage {
   /** The parts the storage holds, in order; `null` when the upload is no longer open (completed or aborted). */
   listParts(upload: MultipartRef, signal?: AbortSignal): Promise<StoredPart[] | null>
   /**
-   * Makes the object from exactly these parts and returns its URL. Called again after it succeeded it answers
-   * the same URL; when the upload is gone and no such object exists it must throw, never guess.
+   * Makes the object from exactly these parts and returns its URL. Called again after it succeeded it answers the
+   * same URL (then `parts` carry sizes but no `etag`). When the upload is gone and no such object exists it throws an
+   * error with the code `MULTIPART_GONE`; when it cannot tell, any other error. It never guesses.
    */
   complete(upload: MultipartRef, parts: readonly StoredPart[], info: ObjectInfo): Promise<string>
   /**
@@ -245,6 +248,12 @@ export interface UploadHooks {
   onComplete?(session: UploadSession, object: StoredObject, context: unknown): void | Promise<void>
 }
 
+/**
+ * What an acknowledged chunk survives: `process` the kill of the server at any moment, `power` also a power cut (every
+ * file and folder is flushed before the answer).
+ */
+export type Durability = 'process' | 'power'
+
 /** Every limit, in one place. */
 export interface UploadLimits {
   /** Largest chunk, bytes. */
@@ -347,6 +356,14 @@ export interface UploadEvents {
   warning: [event: { code: string; message: string; error?: unknown }]
 }
 
+/** A body that was received before it was known where it belongs. */
+export interface SpooledBody {
+  readonly size: number
+  open(): Readable
+  /** Removes it; a second call is no error. */
+  discard(): Promise<void>
+}
+
 /** The one upload engine: protocols turn HTTP into these calls and back. */
 export interface UploadEngine {
   readonly limits: UploadLimits
@@ -358,6 +375,8 @@ export interface UploadEngine {
   /** How far the upload has come without a gap. */
   retrieveOffset(request: UploadRef): Promise<UploadOffset>
   get(request: UploadRef): Promise<UploadSession>
+  /** Keeps a body in `tempDir` until the request has told which chunk it is. Removed by `discard`. */
+  spool(body: Readable, options: { maxSize: number; signal?: AbortSignal }): Promise<SpooledBody>
   /** Makes the object. Idempotent: repeats and rivals get the one result. */
   complete(request: CompleteUpload): Promise<StoredObject>
   /** Discards the upload. Idempotent. */

@@ -1,0 +1,126 @@
+/** From public options to an engine: the only file that knows the defaults. */
+import { createHash } from 'node:crypto'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { Engine } from './engine/upload-engine.ts'
+import { FileSessionStore } from './sessions/file-session-store.ts'
+import type { Durability, SessionStore, StorageAdapter, UploadEngine, UploadHooks, UploadLimits } from './types.ts'
+
+const MiB = 1024 * 1024
+const hour = 60 * 60_000
+
+export interface UploadEngineOptions {
+  /** Where finished files go. */
+  storage: StorageAdapter
+  /**
+   * Folder for chunks on their way, made with mode 0700. One folder serves one storage: give every middleware with
+   * another storage another folder. Default: the storage's `stagingDir`; else a private folder in the system's
+   * temp folder, the same after a restart from the same working directory.
+   */
+  tempDir?: string
+  /** Largest chunk, bytes. Default 5 MiB. */
+  maxChunkSize?: number
+  /** Largest file, bytes. Default 2 GiB. */
+  maxFileSize?: number
+  /** How often the sweeper runs and, unless `sessionTtl` says otherwise, how long an upload may idle, ms. Default 1 hour. */
+  cleanupInterval?: number
+  /** Longest time since the last accepted chunk before an upload is removed, ms. Default: `cleanupInterval`. */
+  sessionTtl?: number
+  /** How long the result of an ended upload is remembered, ms. Default 1 hour. */
+  completedTtl?: number
+  /** Most chunks of one upload. Default 10 000. */
+  maxChunks?: number
+  /** Most open uploads. Default 10 000. */
+  maxSessions?: number
+  /** Most open uploads of one owner. Default: no limit. */
+  maxSessionsPerOwner?: number
+  /** Most bytes in `tempDir`, over all uploads. Default: no limit. */
+  maxTempBytes?: number
+  /** Longest time without a byte of a body, ms. Default 30 000. */
+  bodyIdleTimeout?: number
+  /** Longest storage call of a completion, and longest `onComplete`, ms. Default 10 minutes. */
+  storageTimeout?: number
+  /** Parts under way to the storage at once, over all uploads. Default 8. */
+  partConcurrency?: number
+  /** Accepted media types, as `video/mp4` or `image/*`. Default: all. */
+  allowedMimeTypes?: readonly string[]
+  /** What an acknowledged chunk survives. Default `process`: the kill of the server at any moment. */
+  durability?: Durability
+  /** Where session records live. Default: files in `tempDir`. */
+  sessions?: SessionStore
+  /** Your say in what happens; see `UploadHooks`. */
+  hooks?: UploadHooks
+  /** @internal Milliseconds since the epoch, for tests. */
+  clock?: () => number
+}
+
+/**
+ * Builds the engine that protocol handlers share.
+ * @throws TypeError when an option is not usable; the message names it and shows its value
+ */
+export function createUploadEngine(options: UploadEngineOptions): UploadEngine {
+  const storage = checkStorage(options.storage)
+  const tempDir = resolve(options.tempDir ?? storage.stagingDir ?? defaultTempDir(storage))
+  const durability = options.durability ?? 'process'
+  if (durability !== 'process' && durability !== 'power') throw wrong('durability', durability, "'process' or 'power'")
+  const cleanupInterval = duration('cleanupInterval', options.cleanupInterval, hour)
+  return new Engine({
+    storage,
+    tempDir,
+    durability,
+    sessions: options.sessions ?? new FileSessionStore({ directory: join(tempDir, 'sessions'), durability }),
+    hooks: options.hooks ?? {},
+    clock: options.clock ?? Date.now,
+    limits: limitsOf(options),
+    cleanupInterval,
+    sessionTtl: duration('sessionTtl', options.sessionTtl, cleanupInterval),
+    completedTtl: duration('completedTtl', options.completedTtl, hour),
+    storageTimeout: duration('storageTimeout', options.storageTimeout, 10 * 60_000),
+    partConcurrency: count('partConcurrency', options.partConcurrency, 8),
+  })
+}
+
+function limitsOf(options: UploadEngineOptions): UploadLimits {
+  const maxTempBytes = count('maxTempBytes', options.maxTempBytes, Number.POSITIVE_INFINITY)
+  return Object.freeze({
+    maxChunkSize: count('maxChunkSize', options.maxChunkSize, 5 * MiB),
+    maxFileSize: count('maxFileSize', options.maxFileSize, 2048 * MiB),
+    maxChunks: count('maxChunks', options.maxChunks, 10_000),
+    maxSessions: count('maxSessions', options.maxSessions, 10_000),
+    maxSessionsPerOwner: count('maxSessionsPerOwner', options.maxSessionsPerOwner, Number.POSITIVE_INFINITY),
+    maxTempBytes,
+    bodyIdleTimeout: duration('bodyIdleTimeout', options.bodyIdleTimeout, 30_000),
+    allowedMimeTypes: Object.freeze([...(options.allowedMimeTypes ?? [])]),
+  })
+}
+
+/** A whole number from 1; limits may also be `Infinity` where their default is. */
+function count(name: string, value: number | undefined, fallback: number): number {
+  const checked = value ?? fallback
+  const unlimited = checked === Number.POSITIVE_INFINITY && (name.startsWith('maxSessions') || name === 'maxTempBytes')
+  if (unlimited || (Number.isSafeInteger(checked) && checked >= 1)) return checked
+  throw wrong(name, value, 'a whole number from 1')
+}
+
+/** Timers take at most 2³¹ − 1 ms. */
+function duration(name: string, value: number | undefined, fallback: number): number {
+  const checked = value ?? fallback
+  if (Number.isSafeInteger(checked) && checked >= 1 && checked < 2 ** 31) return checked
+  throw wrong(name, value, 'a whole number of milliseconds from 1 to 2147483647')
+}
+
+function checkStorage(storage: StorageAdapter): StorageAdapter {
+  if (typeof storage?.upload === 'function') return storage
+  throw new TypeError('storage must be a StorageAdapter: an object with upload(fileKey, stream, mimeType)')
+}
+
+function wrong(name: string, value: unknown, expected: string): TypeError {
+  return new TypeError(
+    `${name} must be ${expected}, but it is ${JSON.stringify(value) ?? String(value)} (${typeof value})`,
+  )
+}
+
+function defaultTempDir(storage: StorageAdapter): string {
+  const origin = createHash('sha256').update(`${process.cwd()}\n${storage.constructor.name}\n${storage.id ?? ''}`).digest('hex').slice(0, 12)
+  return join(tmpdir(), `nexus-uploader-${process.getuid?.() ?? 'user'}-${origin}`)
+}

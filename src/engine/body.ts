@@ -1,0 +1,205 @@
+/**
+ * Receives one body in one pass: counts, caps, watches for silence, hashes, and hands batches to a sink while the next
+ * batch is coming in. Holds at most two batches.
+ */
+import { createHash, type Hash } from 'node:crypto'
+import type { Readable } from 'node:stream'
+import { crc32 } from 'node:zlib'
+import {
+  BodyIncompleteError,
+  BodyTimeoutError,
+  ChecksumMismatchError,
+  InvalidRequestError,
+  isNexusUploaderError,
+  type NexusUploaderError,
+} from '../errors.ts'
+
+/** One write of 512 KiB costs the disk hardly more than one of 64 KiB; beyond 1 MiB it gets slower again. */
+const batchSize = 512 * 1024
+
+/** Takes the bytes at this position of the body. The buffers are its own until the promise settles. */
+export type Sink = (buffers: Buffer[], position: number) => Promise<void>
+
+export interface BodyOptions {
+  /** Most bytes to take. */
+  readonly maxSize: number
+  /** What to throw when there are more. */
+  readonly tooLarge: () => NexusUploaderError
+  /** Longest silence, ms. */
+  readonly idleTimeout: number
+  readonly signal: AbortSignal
+  readonly checksum?: Checksum | undefined
+  /** Whether to compute the CRC-32 as well. */
+  readonly crc: boolean
+}
+
+export interface ReceivedBody {
+  readonly size: number
+  /** 0 when it was not asked for. */
+  readonly crc: number
+}
+
+export interface Checksum {
+  readonly algorithm: string
+  readonly digest: Buffer
+}
+
+const digestSizes: Readonly<Record<string, number>> = { crc32: 4, md5: 16, sha1: 20, sha256: 32, sha512: 64 }
+
+/** Reads `<algorithm>:<base64>` (`crc32`, `md5`, `sha1`, `sha256`, `sha512`). @throws InvalidRequestError */
+export function parseChecksum(text: string): Checksum {
+  const match = /^([a-z0-9-]{3,10}):([A-Za-z0-9+/]{1,88}={0,2})$/.exec(text)
+  const algorithm = (match?.[1] ?? '').replace('-', '')
+  const digest = Buffer.from(match?.[2] ?? '', 'base64')
+  if (!Object.hasOwn(digestSizes, algorithm) || digest.length !== digestSizes[algorithm]) {
+    throw new InvalidRequestError(
+      `checksum must be <algorithm>:<base64 digest> with one of ${Object.keys(digestSizes).join(', ')}.`,
+      { code: 'INVALID_CHECKSUM' },
+    )
+  }
+  return { algorithm, digest }
+}
+
+/** A running checksum; CRC-32 in network byte order, like the other digests. */
+export class RunningChecksum {
+  readonly #expected: Checksum
+  readonly #hash: Hash | null
+  #crc = 0
+
+  constructor(expected: Checksum) {
+    this.#expected = expected
+    this.#hash = expected.algorithm === 'crc32' ? null : createHash(expected.algorithm)
+  }
+
+  update(data: Buffer): void {
+    if (this.#hash) this.#hash.update(data)
+    else this.#crc = crc32(data, this.#crc)
+  }
+
+  /** @throws ChecksumMismatchError */
+  verify(): void {
+    const digest = this.#hash ? this.#hash.digest() : Buffer.alloc(4)
+    if (!this.#hash) digest.writeUInt32BE(this.#crc)
+    if (!digest.equals(this.#expected.digest)) throw new ChecksumMismatchError()
+  }
+}
+
+/**
+ * Reads `source` to its end. On any failure the rest of the source is left unread and the promise rejects after the
+ * write under way has ended, so that the caller may close its files.
+ */
+export function receiveBody(source: Readable, sink: Sink, options: BodyOptions): Promise<ReceivedBody> {
+  return new Promise((resolve, reject) => {
+    const checksum = options.checksum && new RunningChecksum(options.checksum)
+    let batch: Buffer[] = []
+    let batchBytes = 0
+    let received = 0
+    let written = 0
+    let crc = 0
+    let writing = false
+    let ended = false
+    let failure: Error | null = null
+    let settled = false
+    let timer: NodeJS.Timeout | undefined
+
+    const watch = () => {
+      timer = setTimeout(() => fail(new BodyTimeoutError(options.idleTimeout)), options.idleTimeout).unref()
+    }
+    const fail = (error: Error) => {
+      if (failure || settled) return
+      failure = error
+      settle()
+    }
+    const onAbort = () => fail(asBodyError(options.signal.reason))
+    const onError = (error: Error) => fail(asBodyError(error))
+    const onClose = () => {
+      if (!ended) fail(new BodyIncompleteError())
+    }
+    const onEnd = () => {
+      ended = true
+      clearTimeout(timer)
+      pump()
+    }
+    const onData = (data: Buffer) => {
+      received += data.length
+      if (received > options.maxSize) return fail(options.tooLarge())
+      timer?.refresh()
+      checksum?.update(data)
+      if (options.crc) crc = crc32(data, crc)
+      batch.push(data)
+      batchBytes += data.length
+      if (batchBytes >= batchSize) pump()
+    }
+
+    /** Writes the batch when the disk is free; stops the source while two batches are full. */
+    const pump = () => {
+      if (failure) return
+      if (writing) {
+        if (batchBytes >= batchSize) pause()
+        return
+      }
+      if (batchBytes === 0) {
+        if (ended) settle()
+        return
+      }
+      if (batchBytes < batchSize && !ended) return
+      writing = true
+      const buffers = batch
+      const position = written
+      written += batchBytes
+      batch = []
+      batchBytes = 0
+      sink(buffers, position).then(
+        () => {
+          writing = false
+          if (failure) return settle()
+          resume()
+          pump()
+        },
+        (error: Error) => {
+          writing = false
+          if (failure) settle()
+          else fail(error)
+        },
+      )
+    }
+    const pause = () => {
+      // The silence is ours now, not the client's.
+      clearTimeout(timer)
+      source.pause()
+    }
+    const resume = () => {
+      if (ended || !source.isPaused()) return
+      watch()
+      source.resume()
+    }
+    const settle = () => {
+      if (failure) source.pause()
+      clearTimeout(timer)
+      if (writing || settled) return
+      settled = true
+      options.signal.removeEventListener('abort', onAbort)
+      source.off('data', onData).off('end', onEnd).off('close', onClose)
+      // The error listener stays: a source that is torn down later must not crash the process.
+      batch = []
+      if (failure) return reject(failure)
+      try {
+        checksum?.verify()
+        resolve({ size: received, crc })
+      } catch (error) {
+        reject(error)
+      }
+    }
+
+    watch()
+    source.on('error', onError).on('end', onEnd).on('close', onClose)
+    options.signal.addEventListener('abort', onAbort, { once: true })
+    if (options.signal.aborted) onAbort()
+    else if (source.readableEnded || source.destroyed) fail(new BodyIncompleteError())
+    else source.on('data', onData)
+  })
+}
+
+function asBodyError(cause: unknown): NexusUploaderError {
+  return isNexusUploaderError(cause) ? cause : new BodyIncompleteError({ cause })
+}

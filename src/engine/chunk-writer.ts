@@ -1,0 +1,300 @@
+/** Stores one chunk: whole or not at all, in any order, in parallel, the same one any number of times. */
+import { setTimeout as wait } from 'node:timers/promises'
+import { fromFileSystemError, UploadClosedError, UploadExpiredError, UploadNotFoundError } from '../errors.ts'
+import type { ChunkWritten, UploadSession, WriteChunk } from '../types.ts'
+import { parseChecksum, type ReceivedBody, receiveBody, type Sink } from './body.ts'
+import { type ByteRange, type Chunk, findChunk } from './chunk-map.ts'
+import { addChunk, type ChunkPlan, checkSize, planChunk } from './chunk-plan.ts'
+import type { Claim } from './claims.ts'
+import type { EngineParts } from './engine-options.ts'
+import { holdsBytes, isSent, usesParts } from './part-plan.ts'
+import type { PositionalFile } from './staging.ts'
+
+/** Generation 1 is for chunks that replace nothing; thrown to take another. */
+const generationTaken = new Error('generation taken')
+
+interface Writing {
+  readonly request: WriteChunk
+  readonly plan: ChunkPlan
+  readonly signal: AbortSignal
+  readonly session: UploadSession
+}
+
+export class ChunkWriter {
+  readonly #parts: EngineParts
+
+  constructor(parts: EngineParts) {
+    this.#parts = parts
+  }
+
+  /** `session` has been authorised and is active; `yieldTo` aborts when a completion or an abort wants the upload. */
+  async write(session: UploadSession, request: WriteChunk, signal: AbortSignal, yieldTo: AbortController) {
+    const { limits } = this.#parts.options
+    const plan = planChunk(session, request.index, limits, request.maxSize)
+    if (request.size !== undefined) {
+      if (request.size > plan.maxSize) throw plan.tooLarge()
+      checkSize(session, request.index, request.size, limits)
+    }
+    await this.#parts.staging.createFolder(session.id)
+    const writing: Writing = { request, plan, signal: AbortSignal.any([signal, yieldTo.signal]), session }
+    const onYield = () => yieldTo.abort(new UploadClosedError('The upload was finished or aborted meanwhile.'))
+    const release = await this.#parts.space.reserve(request.size ?? plan.maxSize)
+    try {
+      return await this.#claimAndWrite(writing, onYield)
+    } catch (error) {
+      throw await this.#explain(error, session.id)
+    } finally {
+      release()
+    }
+  }
+
+  async #claimAndWrite(writing: Writing, onYield: () => void): Promise<ChunkWritten> {
+    const { session, plan } = writing
+    const claim = plan.inPlace && (await this.#parts.claims.claim(session.id, plan.inPlace, onYield))
+    if (plan.inPlace && claim) {
+      try {
+        const written = await this.#writeInPlace(writing, plan.inPlace)
+        if (written) return written
+      } finally {
+        await claim.release()
+      }
+    }
+    const presence: Claim = await this.#parts.claims.present(session.id, onYield)
+    try {
+      const existing = plan.existing
+      return existing && isFixed(session, existing)
+        ? await this.#verify(writing, existing)
+        : await this.#writeAside(writing)
+    } finally {
+      await presence.release()
+    }
+  }
+
+  /** `null` when the range turned out not to be free: the record is read again under the claim. */
+  async #writeInPlace(writing: Writing, range: ByteRange): Promise<ChunkWritten | null> {
+    const { request } = writing
+    const session = await this.#active(request.uploadId)
+    const again = planChunk(session, request.index, this.#parts.options.limits, request.maxSize)
+    if (!again.inPlace || again.inPlace.start !== range.start || again.inPlace.end < range.end) return null
+    const mustExist = (partNumber: number) => holdsBytes(session, partNumber)
+    const target = this.#parts.staging.openParts(session.id, session.partSize, mustExist)
+    const spill = new Spill(this.#parts, session, range, target)
+    try {
+      const body = await this.#receive(writing, spill.sink)
+      await spill.sync()
+      if (spill.path) return await this.#commitLoose(writing, spill.path, body)
+      return await this.#commit(writing, body, { offset: range.start, loose: 0 })
+    } finally {
+      await spill.close()
+    }
+  }
+
+  /** Into a file of its own; it takes the chunk's place when it is whole. */
+  async #writeAside(writing: Writing): Promise<ChunkWritten> {
+    const file = await this.#parts.staging.openTemporary(writing.session.id)
+    let kept = false
+    try {
+      const body = await this.#receive(writing, (buffers, position) => file.write(buffers, position))
+      await file.sync()
+      const current = await this.#active(writing.session.id)
+      const existing = findChunk(current.chunks, writing.request.index)
+      if (existing && (await this.#isSame(current, existing, body, file.path))) {
+        return { session: current, size: body.size, duplicate: true }
+      }
+      const written = await this.#commitLoose(writing, file.path, body)
+      kept = true
+      return written
+    } finally {
+      await file.close()
+      if (!kept) await this.#parts.staging.discard(file.path)
+    }
+  }
+
+  /** The part is with the storage already: the same bytes are welcome again, others come too late. */
+  async #verify(writing: Writing, existing: Chunk): Promise<ChunkWritten> {
+    const { session } = writing
+    const body = await this.#receive(writing, async () => {}, true)
+    if (await this.#hasSum(session, existing, body)) return { session, size: body.size, duplicate: true }
+    throw conflict()
+  }
+
+  #receive(writing: Writing, sink: Sink, crc = false): Promise<ReceivedBody> {
+    const { request, plan, signal, session } = writing
+    const { limits, storage } = this.#parts.options
+    return receiveBody(request.body, sink, {
+      maxSize: plan.maxSize,
+      tooLarge: plan.tooLarge,
+      idleTimeout: limits.bodyIdleTimeout,
+      signal,
+      checksum: request.checksum === undefined ? undefined : parseChecksum(request.checksum),
+      crc: crc || usesParts(storage.multipart, session),
+    })
+  }
+
+  async #commitLoose(writing: Writing, path: string, body: ReceivedBody): Promise<ChunkWritten> {
+    const { staging, sessions, options } = this.#parts
+    const { id } = writing.session
+    const { index } = writing.request
+    checkSize(writing.session, index, body.size, options.limits)
+    let from = path
+    for (let first = writing.plan.existing === null; ; first = false) {
+      const loose = await staging.nameLoose(id, from, index, first)
+      try {
+        return await this.#commit(writing, body, { offset: null, loose })
+      } catch (error) {
+        from = staging.loosePath(id, index, loose)
+        if (error === generationTaken) continue
+        const stored = await sessions.get(id).catch(() => null)
+        // Only when it is certain that the record does not name the file.
+        if (stored && findChunk(stored.chunks, index)?.loose !== loose) await staging.discard(from)
+        throw error
+      }
+    }
+  }
+
+  async #commit(writing: Writing, body: ReceivedBody, place: { offset: number | null; loose: number }) {
+    const { request, session } = writing
+    const { index } = request
+    const { limits, storage } = this.#parts.options
+    checkSize(session, index, body.size, limits)
+    writing.signal.throwIfAborted()
+    const summed = usesParts(storage.multipart, session)
+    // The sum of what is about to be replaced must not outlive it: no sum is better than a wrong one.
+    if (summed && writing.plan.existing) await this.#parts.staging.writeSum(session.id, index, 0, 0)
+    let replaced: Chunk | null = null
+    const stored = await this.#parts.sessions.update(session.id, (current) => {
+      requireActive(current)
+      replaced = findChunk(current.chunks, index)
+      if (replaced && isFixed(current, replaced)) throw conflict()
+      if (replaced && place.loose === 1) throw generationTaken
+      return addChunk(touch(current, this.#parts), { index, size: body.size, ...place }, limits)
+    })
+    if (!stored) throw new UploadNotFoundError()
+    if (summed) await this.#parts.staging.writeSum(session.id, index, body.size, body.crc)
+    const old = replaced as Chunk | null
+    if (old && old.loose > 0) await this.#parts.staging.removeLoose(session.id, index, old.loose)
+    return { session: stored, size: body.size, duplicate: false }
+  }
+
+  /** Compares with the stored bytes, or, when they have left for the storage, with their size and CRC-32. */
+  async #isSame(session: UploadSession, existing: Chunk, body: ReceivedBody, path: string): Promise<boolean> {
+    if (existing.size !== body.size) return false
+    if (isFixed(session, existing)) return this.#hasSum(session, existing, body)
+    const { staging } = this.#parts
+    const { id, partSize } = session
+    const pieces =
+      existing.offset === null
+        ? [{ path: staging.loosePath(id, existing.index, existing.loose), start: 0, size: existing.size }]
+        : staging.segments(id, partSize, existing.offset, existing.size)
+    try {
+      return await staging.sameBytes(pieces, path)
+    } catch (error) {
+      if ((error as { code?: unknown }).code !== 'ENOENT') throw error
+      // Moved or sent a moment ago.
+      return this.#hasSum(session, existing, body)
+    }
+  }
+
+  /** The sum is written just after the chunk is recorded, so a chunk sent at once may be ahead of it. */
+  async #hasSum(session: UploadSession, existing: Chunk, body: ReceivedBody): Promise<boolean> {
+    if (body.size !== existing.size) return false
+    for (let attempt = 0; attempt < 10; attempt++) {
+      const crc = await this.#parts.staging.readSum(session.id, existing.index, existing.size)
+      if (crc !== null) return crc === body.crc
+      await wait(20)
+    }
+    return false
+  }
+
+  async #active(uploadId: string): Promise<UploadSession> {
+    const session = await this.#parts.sessions.get(uploadId)
+    if (!session) throw new UploadNotFoundError()
+    requireActive(session)
+    return session
+  }
+
+  /** An upload that ended meanwhile takes its folder with it; then that is the reason, not the missing file. */
+  async #explain(error: unknown, uploadId: string): Promise<unknown> {
+    if ((error as { code?: unknown } | null)?.code !== 'ENOENT') return fromFileSystemError(error)
+    try {
+      for (let attempt = 0; attempt < 3; attempt++) {
+        await this.#active(uploadId)
+        await wait(20)
+      }
+    } catch (reason) {
+      return reason
+    }
+    return fromFileSystemError(error)
+  }
+}
+
+/** Writes in place as long as the body fits the claimed range, and moves to a file of its own when it does not. */
+class Spill {
+  path: string | null = null
+  #temporary: (PositionalFile & { path: string }) | null = null
+  readonly #parts: EngineParts
+  readonly #session: UploadSession
+  readonly #range: ByteRange
+  readonly #target: PositionalFile
+
+  constructor(parts: EngineParts, session: UploadSession, range: ByteRange, target: PositionalFile) {
+    this.#parts = parts
+    this.#session = session
+    this.#range = range
+    this.#target = target
+  }
+
+  readonly sink: Sink = async (buffers, position) => {
+    const size = buffers.reduce((sum, buffer) => sum + buffer.length, 0)
+    if (!this.#temporary && this.#range.start + position + size > this.#range.end) await this.#move(position)
+    if (this.#temporary) await this.#temporary.write(buffers, position)
+    else await this.#target.write(buffers, this.#range.start + position)
+  }
+
+  async #move(written: number): Promise<void> {
+    const { staging } = this.#parts
+    this.#temporary = await staging.openTemporary(this.#session.id)
+    this.path = this.#temporary.path
+    let position = 0
+    for (const piece of staging.segments(this.#session.id, this.#session.partSize, this.#range.start, written)) {
+      await staging.copy(piece.path, piece.start, piece.size, this.#temporary, position)
+      position += piece.size
+    }
+  }
+
+  async sync(): Promise<void> {
+    await (this.#temporary ?? this.#target).sync()
+  }
+
+  async close(): Promise<void> {
+    await this.#target.close()
+    await this.#temporary?.close()
+    if (this.path) await this.#parts.staging.discard(this.path)
+  }
+}
+
+function conflict(): UploadClosedError {
+  return new UploadClosedError('Other bytes were stored for this chunk and cannot be replaced any more.', {
+    code: 'CHUNK_CONFLICT',
+  })
+}
+
+/** Whether bytes of the chunk have left for the storage. */
+function isFixed(session: UploadSession, chunk: Chunk): boolean {
+  return chunk.offset !== null && isSent(session, { start: chunk.offset, end: chunk.offset + chunk.size })
+}
+
+export function requireActive(session: UploadSession): void {
+  if (session.state === 'aborted' || session.state === 'expired') {
+    throw new UploadExpiredError({ aborted: session.state === 'aborted' })
+  }
+  if (session.state !== 'active' || session.object) {
+    throw new UploadClosedError('The upload is complete, or being completed, and takes no more data.')
+  }
+}
+
+/** Every accepted change counts as activity. */
+export function touch(session: UploadSession, parts: EngineParts): UploadSession {
+  const now = parts.clock()
+  return { ...session, updatedAt: now, expiresAt: now + parts.options.sessionTtl }
+}

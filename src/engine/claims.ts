@@ -1,0 +1,235 @@
+/**
+ * Who is touching which bytes of the staging right now. Every writer or reader of a byte range holds a claim on it,
+ * so that no two of them, in this process or in another one on the same `tempDir`, meet on the same bytes.
+ *
+ * A claim is a symbolic link named after its range: making it is atomic, its target says who holds it, and a killed
+ * process leaves it behind with its name on it. Whoever cannot get a claim takes another way (a loose file, a
+ * copy); nobody ever has to break the claim of a living process.
+ */
+import { createHash, randomBytes } from 'node:crypto'
+import { mkdir, readdir, readFile, readlink, rename, rm, symlink, unlink, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { ByteRange } from './chunk-map.ts'
+import { dropToken, hasCode, isDead, takeToken } from './processes.ts'
+
+export interface Claim {
+  readonly range: ByteRange
+  release(): Promise<void>
+}
+
+interface Held {
+  readonly range: ByteRange
+  readonly token: string
+  readonly yieldRequested: () => void
+  readonly released: Promise<void>
+}
+
+const noRange: ByteRange = { start: 0, end: 0 }
+export class Claims {
+  readonly #folderOf: (uploadId: string) => string
+  readonly #held = new Map<string, Set<Held>>()
+
+  constructor(folderOf: (uploadId: string) => string) {
+    this.#folderOf = folderOf
+  }
+
+  /**
+   * Claims the range; `null` when somebody else has a part of it. `onYield` is called when a completion or an abort
+   * in this process wants the bytes.
+   */
+  async claim(uploadId: string, range: ByteRange, onYield: () => void = () => {}): Promise<Claim | null> {
+    if (this.#rivals(uploadId, range).length > 0) return null
+    const token = takeToken()
+    const { held, done } = this.#hold(uploadId, range, token, onYield)
+    const folder = this.#folderOf(uploadId)
+    const path = join(folder, `${range.start}-${range.end}`)
+    try {
+      if ((await makeLink(folder, token, path)) && (await this.#isAlone(folder, range, path))) {
+        return { range, release: () => this.#release(uploadId, held, path, done) }
+      }
+    } catch (error) {
+      await this.#release(uploadId, held, null, done)
+      throw error
+    }
+    await this.#release(uploadId, held, null, done)
+    return null
+  }
+
+  /** Shows the sweeper that somebody is at work on the upload, without claiming bytes of the staging. */
+  async present(uploadId: string, onYield: () => void = () => {}): Promise<Claim> {
+    const token = takeToken()
+    const { held, done } = this.#hold(uploadId, noRange, token, onYield)
+    const path = join(this.#folderOf(uploadId), `present-${randomBytes(8).toString('hex')}`)
+    try {
+      await makeFolder(this.#folderOf(uploadId), () => writeMark(token, path))
+    } catch (error) {
+      await this.#release(uploadId, held, null, done)
+      throw error
+    }
+    return { range: noRange, release: () => this.#release(uploadId, held, path, done) }
+  }
+
+  /**
+   * Claims the range for a completion: asks holders in this process to yield, and waits up to `patience` ms for
+   * all. `null` when a holder, in another process, does not let go.
+   */
+  async insist(uploadId: string, range: ByteRange, patience: number, signal: AbortSignal): Promise<Claim | null> {
+    const deadline = Date.now() + patience
+    for (;;) {
+      signal.throwIfAborted()
+      const rivals = this.#rivals(uploadId, range)
+      for (const rival of rivals) rival.yieldRequested()
+      if (rivals.length === 0) {
+        const claim = await this.claim(uploadId, range)
+        if (claim || Date.now() >= deadline) return claim
+      } else if (Date.now() >= deadline) return null
+      await Promise.race([...rivals.map((rival) => rival.released), sleep(rivals.length > 0 ? patience : 100)])
+    }
+  }
+
+  /** Asks everybody in this process who is at work on the upload to stop. */
+  requestYield(uploadId: string): Promise<unknown> {
+    const holders = [...(this.#held.get(uploadId) ?? [])]
+    for (const holder of holders) holder.yieldRequested()
+    return Promise.all(holders.map((holder) => holder.released))
+  }
+
+  /** Whether a living process, this or another, is at work on the upload. */
+  async isBusy(uploadId: string): Promise<boolean> {
+    if (this.#held.has(uploadId)) return true
+    for (const name of await namesIn(this.#folderOf(uploadId))) {
+      if (isClaimName(name) && isAlive(await tokenAt(join(this.#folderOf(uploadId), name)))) return true
+    }
+    return false
+  }
+
+  #rivals(uploadId: string, range: ByteRange): Held[] {
+    return [...(this.#held.get(uploadId) ?? [])].filter((held) => overlaps(held.range, range))
+  }
+
+  #hold(uploadId: string, range: ByteRange, token: string, yieldRequested: () => void) {
+    let done: () => void = () => {}
+    const released = new Promise<void>((resolve) => {
+      done = resolve
+    })
+    const held: Held = { range, token, yieldRequested, released }
+    const holders = this.#held.get(uploadId) ?? new Set()
+    this.#held.set(uploadId, holders.add(held))
+    return { held, done }
+  }
+
+  async #release(uploadId: string, held: Held, path: string | null, done: () => void): Promise<void> {
+    // A link that cannot be removed counts as a dead one once its token has been dropped.
+    if (path) await unlink(path).catch(() => {})
+    dropToken(held.token)
+    const holders = this.#held.get(uploadId)
+    holders?.delete(held)
+    if (holders?.size === 0) this.#held.delete(uploadId)
+    done()
+  }
+
+  /** Looks after making the own link, so that of two overlapping newcomers at least one sees the other. */
+  async #isAlone(folder: string, range: ByteRange, ownPath: string): Promise<boolean> {
+    for (const name of await namesIn(folder)) {
+      const other = rangeOf(name)
+      const path = join(folder, name)
+      if (!other || path === ownPath || !overlaps(other, range)) continue
+      const token = await tokenAt(path)
+      if (token === null) continue
+      if (isDead(token) && (await winsSteal(folder, token))) await rm(path, { force: true })
+      else {
+        await unlink(ownPath).catch(() => {})
+        return false
+      }
+    }
+    return true
+  }
+}
+
+/** Makes the link, over the body of a dead holder if need be; `false` when a living one has it. */
+async function makeLink(folder: string, token: string, path: string): Promise<boolean> {
+  for (;;) {
+    try {
+      await makeFolder(folder, () => writeMark(token, path))
+      return true
+    } catch (error) {
+      if (!hasCode(error, 'EEXIST')) throw error
+    }
+    const holder = await tokenAt(path)
+    if (holder === null) continue
+    if (!isDead(holder) || !(await winsSteal(folder, holder))) return false
+    const fresh = join(folder, `fresh-${randomBytes(8).toString('hex')}`)
+    await writeMark(token, fresh)
+    await rename(fresh, path)
+    return true
+  }
+}
+
+/** Of all that find the same dead holder exactly one may take its place: tokens are unique, and so is this folder. */
+async function winsSteal(folder: string, token: string): Promise<boolean> {
+  try {
+    await mkdir(join(folder, `stolen-${createHash('sha256').update(token).digest('hex').slice(0, 32)}`))
+    return true
+  } catch (error) {
+    if (hasCode(error, 'EEXIST')) return false
+    throw error
+  }
+}
+
+async function makeFolder(folder: string, action: () => Promise<void>): Promise<void> {
+  try {
+    await action()
+  } catch (error) {
+    if (!hasCode(error, 'ENOENT')) throw error
+    // Not recursive: when the upload's own folder is gone, the upload is over.
+    await mkdir(folder, { mode: 0o700 }).catch((cause) => {
+      if (!hasCode(cause, 'EEXIST')) throw cause
+    })
+    await action()
+  }
+}
+
+/** Windows wants a privilege for symbolic links; there it is a file, whose holder counts as alive until it is written. */
+const asFile = process.platform === 'win32'
+const writeMark = (token: string, path: string) =>
+  asFile ? writeFile(path, token, { flag: 'wx' }) : symlink(token, path)
+const readMark = (path: string) => (asFile ? readFile(path, 'utf8') : readlink(path))
+
+async function namesIn(folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder)
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return []
+    throw error
+  }
+}
+
+async function tokenAt(path: string): Promise<string | null> {
+  try {
+    return await readMark(path)
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return null
+    throw error
+  }
+}
+
+function isAlive(token: string | null): boolean {
+  return token !== null && !isDead(token)
+}
+
+function isClaimName(name: string): boolean {
+  return rangeOf(name) !== null || name.startsWith('present-')
+}
+
+function rangeOf(name: string): ByteRange | null {
+  const match = /^(\d{1,16})-(\d{1,16})$/.exec(name)
+  return match ? { start: Number(match[1]), end: Number(match[2]) } : null
+}
+
+function overlaps(a: ByteRange, b: ByteRange): boolean {
+  return a.start < b.end && b.start < a.end
+}
+
+function sleep(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds).unref())
+}

@@ -1,0 +1,39 @@
+/** What the engine is built from: checked, complete and frozen. The defaults are in `create-upload-engine.ts`. */
+import type { EventEmitter } from 'node:events'
+import type { SessionStore, StorageAdapter, UploadEvents, UploadHooks, UploadLimits } from '../types.ts'
+import type { Claims } from './claims.ts'
+import type { SessionUpdates } from './session-updates.ts'
+import type { Staging } from './staging.ts'
+import type { TempSpace } from './temp-space.ts'
+
+export interface EngineOptions {
+  readonly storage: StorageAdapter
+  readonly sessions: SessionStore
+  readonly tempDir: string
+  readonly limits: UploadLimits
+  readonly hooks: UploadHooks
+  /** How often the sweeper runs, ms. */
+  readonly cleanupInterval: number
+  /** Longest idle time of an upload, ms. */
+  readonly sessionTtl: number
+  /** How long a completed upload is remembered, ms. */
+  readonly completedTtl: number
+  /** Longest storage call at completion, ms. */
+  readonly storageTimeout: number
+  /** Parts under way to the storage at once, over all uploads. */
+  readonly partConcurrency: number
+}
+
+/** What the pieces of the engine share. */
+export interface EngineParts {
+  readonly options: EngineOptions
+  readonly sessions: SessionUpdates
+  readonly staging: Staging
+  readonly claims: Claims
+  readonly space: TempSpace
+  readonly events: EventEmitter<UploadEvents>
+  readonly clock: () => number
+  /** Aborted when the engine is cut off by `close`. */
+  readonly closing: AbortSignal
+  emit<Name extends keyof UploadEvents>(name: Name, event: UploadEvents[Name][0]): void
+}

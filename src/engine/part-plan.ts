@@ -1,0 +1,79 @@
+/** How a file is cut into the parts the storage receives. Pure. */
+import { FileSizeExceededError } from '../errors.ts'
+import type { MultipartStorage, UploadSession } from '../types.ts'
+import type { ByteRange } from './chunk-map.ts'
+import { countSpans, spansInclude } from './ranges.ts'
+
+export interface PartPlanRequest {
+  readonly totalSize: number | null
+  readonly chunkSize: number | null
+  readonly maxFileSize: number
+}
+
+/**
+ * The part size of an upload, in bytes: all parts are equal and only the last may be smaller (R2 wants it so), a
+ * multiple of the declared chunk size where that fits, so that a chunk seldom lies across two parts.
+ * A storage without multipart gets one part, the whole file.
+ */
+export function planPartSize(storage: MultipartStorage | undefined, request: PartPlanRequest): number {
+  const largest = request.totalSize ?? request.maxFileSize
+  if (!storage) return Math.max(1, largest)
+  const needed = Math.max(storage.minPartSize, storage.partSize, Math.ceil(largest / storage.maxParts))
+  const chunk = request.chunkSize ?? 1
+  const aligned = Math.ceil(needed / chunk) * chunk
+  const size = aligned <= storage.maxPartSize ? aligned : needed
+  if (size > storage.maxPartSize) throw new FileSizeExceededError(storage.maxPartSize * storage.maxParts)
+  return size
+}
+
+/** Whether the file goes to the storage in several parts. A single part is stored by one plain `upload`. */
+export function usesParts(storage: MultipartStorage | undefined, session: UploadSession): boolean {
+  return storage !== undefined && session.totalSize !== null && session.totalSize > session.partSize
+}
+
+export function partCount(session: UploadSession): number {
+  return Math.max(1, Math.ceil((session.totalSize ?? 0) / session.partSize))
+}
+
+export function partNumberAt(session: UploadSession, offset: number): number {
+  return Math.floor(offset / session.partSize) + 1
+}
+
+export function partRange(session: UploadSession, partNumber: number): ByteRange {
+  const start = (partNumber - 1) * session.partSize
+  const end = Math.min(start + session.partSize, session.totalSize ?? Number.MAX_SAFE_INTEGER)
+  return { start, end }
+}
+
+/** Whether recorded chunks have bytes in this part of the staging: then its file must exist. */
+export function holdsBytes(session: UploadSession, partNumber: number): boolean {
+  const start = (partNumber - 1) * session.partSize
+  return session.chunks.some((run) => {
+    if (run.offset === null || run.size === 0) return false
+    return run.offset < start + session.partSize && run.offset + run.count * run.size > start
+  })
+}
+
+/** Whether any byte of the range has already left for the storage. */
+export function isSent(session: UploadSession, range: ByteRange): boolean {
+  if (session.sentParts.length === 0 || range.start >= range.end) return false
+  const last = partNumberAt(session, range.end - 1)
+  for (let part = partNumberAt(session, range.start); part <= last; part++) {
+    if (spansInclude(session.sentParts, part)) return true
+  }
+  return false
+}
+
+/** Whole parts that lie in the settled ranges and have not been sent. */
+export function readyParts(session: UploadSession, settled: readonly ByteRange[]): number[] {
+  const ready: number[] = []
+  const count = partCount(session)
+  if (countSpans(session.sentParts) === count) return ready
+  for (const range of settled) {
+    const first = Math.ceil(range.start / session.partSize) + 1
+    for (let part = first; part <= count && partRange(session, part).end <= range.end; part++) {
+      if (!spansInclude(session.sentParts, part)) ready.push(part)
+    }
+  }
+  return ready
+}

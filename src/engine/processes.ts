@@ -1,0 +1,78 @@
+/** Which process is at work, and whether it still is. */
+import { createHash, randomBytes } from 'node:crypto'
+import { readFileSync, readlinkSync } from 'node:fs'
+import { hostname } from 'node:os'
+import { threadId } from 'node:worker_threads'
+
+const liveTokensKey = Symbol.for('nexus-uploader.liveTokens')
+
+/** A process is known by machine, process-id space, id and start time, so that a reused id is not taken for it. */
+const self = { scope: machineScope(), pid: process.pid, start: startTimeOf(process.pid), thread: String(threadId) }
+
+/** Shared by all copies of this module in the thread: the ESM and the CJS build may both be loaded. */
+const shared = globalThis as { [liveTokensKey]?: Set<string> }
+const liveTokens = shared[liveTokensKey] ?? new Set<string>()
+shared[liveTokensKey] = liveTokens
+let sequence = 0
+
+/** A name for one piece of work of this process: whoever reads it can tell whether that work can still go on. */
+export function takeToken(): string {
+  sequence += 1
+  const { scope, pid, start, thread } = self
+  const token = `${scope}.${pid}.${start}.${thread}.${sequence}.${randomBytes(4).toString('hex')}`
+  liveTokens.add(token)
+  return token
+}
+
+/** The work has ended, whether or not its name is still written somewhere. */
+export function dropToken(token: string): void {
+  liveTokens.delete(token)
+}
+
+/** Whether the work under this name has certainly ended. */
+export function isDead(token: string): boolean {
+  const [scope, pidText, start, thread] = token.split('.')
+  // From another machine, container or thread nobody can tell; then it counts as alive.
+  if (scope !== self.scope) return false
+  const pid = Number(pidText)
+  if (pid === self.pid && start === self.start) return thread === self.thread && !liveTokens.has(token)
+  try {
+    process.kill(pid, 0)
+  } catch (error) {
+    return hasCode(error, 'ESRCH')
+  }
+  return start !== startTimeOf(pid)
+}
+
+function machineScope(): string {
+  const parts = [hostname(), readOr('/proc/sys/kernel/random/boot_id', ''), linkOr('/proc/self/ns/pid', '')]
+  return createHash('sha256').update(parts.join('\n')).digest('hex').slice(0, 12)
+}
+
+/** Field 22 of `/proc/<pid>/stat` (clock ticks since boot); `0` where there is no `/proc`. */
+function startTimeOf(pid: number): string {
+  const stat = readOr(`/proc/${pid}/stat`, '')
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  // A zombie is only waiting to be reaped; it does nothing any more.
+  return fields[0] === 'Z' ? 'ended' : (fields[19] ?? '0')
+}
+
+function readOr(path: string, fallback: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return fallback
+  }
+}
+
+function linkOr(path: string, fallback: string): string {
+  try {
+    return readlinkSync(path)
+  } catch {
+    return fallback
+  }
+}
+
+export function hasCode(error: unknown, code: string): boolean {
+  return (error as { code?: unknown } | null)?.code === code
+}

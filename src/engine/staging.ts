@@ -1,0 +1,385 @@
+/**
+ * The files in `tempDir` that hold bytes on their way to the storage.
+ *
+ *   staging/<upload id>/part-<n>        one file for each part, written at its offsets
+ *   staging/<upload id>/chunk-<i>-<g>   a loose chunk: its place in the file is not known or not free yet
+ *   staging/<upload id>/sums            CRC-32 and size of each chunk, 8 bytes at 8 × index
+ *   staging/<upload id>/claims/         who touches which bytes
+ *   staging/<upload id>/*.tmp           not yet anything
+ */
+import { randomBytes } from 'node:crypto'
+import { createReadStream, constants as flags } from 'node:fs'
+import { type FileHandle, link, lstat, mkdir, open, readdir, stat, statfs, truncate, unlink } from 'node:fs/promises'
+import { join } from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import fs from 'fs-extra'
+import { StorageUnavailableError } from '../errors.ts'
+import type { Durability, PartBody } from '../types.ts'
+
+const noFollow = flags.O_NOFOLLOW ?? 0
+const copyBufferSize = 1024 * 1024
+
+/** A file that takes bytes at positions. */
+export interface PositionalFile {
+  write(buffers: Buffer[], position: number): Promise<void>
+  /** Makes it survive a power cut when the durability asks for that. */
+  sync(): Promise<void>
+  close(): Promise<void>
+}
+
+export class Staging {
+  readonly root: string
+  readonly #spool: string
+  readonly #durable: boolean
+
+  constructor(options: { tempDir: string; durability: Durability }) {
+    this.root = join(options.tempDir, 'staging')
+    this.#spool = join(options.tempDir, 'spool')
+    this.#durable = options.durability === 'power'
+  }
+
+  folderOf(uploadId: string): string {
+    return join(this.root, uploadId)
+  }
+
+  claimsOf(uploadId: string): string {
+    return join(this.root, uploadId, 'claims')
+  }
+
+  partPath(uploadId: string, partNumber: number): string {
+    return join(this.folderOf(uploadId), `part-${partNumber}`)
+  }
+
+  /** Makes the private folders. @throws StorageUnavailableError when somebody else owns them or they are links. */
+  async prepare(tempDir: string): Promise<void> {
+    await fs.ensureDir(tempDir, { mode: 0o700 })
+    await ownFolder(tempDir)
+    await fs.ensureDir(this.root, { mode: 0o700 })
+    await fs.ensureDir(this.#spool, { mode: 0o700 })
+  }
+
+  async createFolder(uploadId: string): Promise<void> {
+    const made = await mkdir(this.claimsOf(uploadId), { mode: 0o700, recursive: true })
+    if (made !== undefined && this.#durable) await syncFolder(this.root)
+  }
+
+  /** The part files of a byte range as one file; `existing` parts must be there, others are made. */
+  openParts(uploadId: string, partSize: number, existing: (partNumber: number) => boolean): PositionalFile {
+    const open = new Map<number, Promise<FileHandle>>()
+    const handleOf = (partNumber: number) => {
+      const handle = open.get(partNumber) ?? this.#openPart(uploadId, partNumber, existing(partNumber))
+      open.set(partNumber, handle)
+      return handle
+    }
+    return {
+      write: async (buffers, position) => {
+        for (const piece of splitAt(buffers, position, partSize)) {
+          await writeAll(await handleOf(piece.partNumber), piece.buffers, piece.position)
+        }
+      },
+      sync: async () => {
+        if (this.#durable) for (const handle of open.values()) await (await handle).datasync()
+      },
+      close: async () => {
+        const handles = await Promise.allSettled(open.values())
+        for (const result of handles) if (result.status === 'fulfilled') await result.value.close()
+      },
+    }
+  }
+
+  /** Losing a file that holds acknowledged bytes must be seen, not papered over with a new, empty one. */
+  async #openPart(uploadId: string, partNumber: number, mustExist: boolean): Promise<FileHandle> {
+    const path = this.partPath(uploadId, partNumber)
+    if (mustExist) {
+      return open(path, flags.O_WRONLY | noFollow).catch((cause) => {
+        if (cause?.code !== 'ENOENT') throw cause
+        throw new StorageUnavailableError(undefined, { code: 'STAGING_LOST', cause })
+      })
+    }
+    const handle = await open(path, flags.O_WRONLY | flags.O_CREAT | noFollow, 0o600)
+    if (this.#durable) await syncFolder(this.folderOf(uploadId))
+    return handle
+  }
+
+  /** A file of its own in the upload's folder, or in the spool. */
+  async openTemporary(uploadId: string | null): Promise<PositionalFile & { path: string }> {
+    const folder = uploadId === null ? this.#spool : this.folderOf(uploadId)
+    const path = join(folder, `${randomBytes(12).toString('hex')}.tmp`)
+    const handle = await open(path, flags.O_WRONLY | flags.O_CREAT | flags.O_EXCL | noFollow, 0o600)
+    return {
+      path,
+      write: (buffers, position) => writeAll(handle, buffers, position),
+      sync: async () => {
+        if (this.#durable) await handle.datasync()
+      },
+      close: () => handle.close(),
+    }
+  }
+
+  loosePath(uploadId: string, index: number, generation: number): string {
+    return join(this.folderOf(uploadId), `chunk-${index}-${generation}`)
+  }
+
+  /**
+   * Gives a whole temporary file its name as a loose chunk and returns its generation: 1 for the first (so that equal
+   * chunks share one run in the record), a random one for a chunk that takes the place of another: no two bodies
+   * ever have the same index and generation.
+   */
+  async nameLoose(uploadId: string, path: string, index: number, first: boolean): Promise<number> {
+    for (let generation = first ? 1 : randomGeneration(); ; generation = randomGeneration()) {
+      try {
+        await link(path, this.loosePath(uploadId, index, generation))
+        await unlink(path)
+        if (this.#durable) await syncFolder(this.folderOf(uploadId))
+        return generation
+      } catch (error) {
+        if ((error as { code?: unknown }).code !== 'EEXIST') throw error
+      }
+    }
+  }
+
+  async removeLoose(uploadId: string, index: number, generation: number): Promise<void> {
+    await fs.remove(this.loosePath(uploadId, index, generation))
+  }
+
+  /** Copies `size` bytes of a file into another. */
+  async copy(from: string, start: number, size: number, target: PositionalFile, position: number): Promise<void> {
+    const source = await open(from, flags.O_RDONLY | noFollow)
+    try {
+      const buffer = Buffer.allocUnsafe(Math.min(size, copyBufferSize))
+      for (let done = 0; done < size; ) {
+        const { bytesRead } = await source.read(buffer, 0, Math.min(buffer.length, size - done), start + done)
+        if (bytesRead === 0) throw new StorageUnavailableError(undefined, { code: 'STAGING_LOST' })
+        await target.write([buffer.subarray(0, bytesRead)], position + done)
+        done += bytesRead
+      }
+    } finally {
+      await source.close()
+    }
+  }
+
+  /** Whether the pieces, one after the other, are byte for byte what the file holds. */
+  async sameBytes(pieces: readonly { path: string; start: number; size: number }[], path: string): Promise<boolean> {
+    let position = 0
+    for (const piece of pieces) {
+      let same = true
+      const compare: PositionalFile = {
+        write: async ([data], at) => {
+          if (!data || !same) return
+          const other = await this.#read(path, at, data.length)
+          same = other.equals(data)
+        },
+        sync: async () => {},
+        close: async () => {},
+      }
+      await this.copy(piece.path, piece.start, piece.size, compare, position)
+      if (!same) return false
+      position += piece.size
+    }
+    return true
+  }
+
+  async #read(path: string, start: number, size: number): Promise<Buffer> {
+    const source = await open(path, flags.O_RDONLY | noFollow)
+    try {
+      const buffer = Buffer.alloc(size)
+      const { bytesRead } = await source.read(buffer, 0, size, start)
+      return buffer.subarray(0, bytesRead)
+    } finally {
+      await source.close()
+    }
+  }
+
+  async discard(path: string): Promise<void> {
+    await fs.remove(path)
+  }
+
+  /** The places in the part files of a byte range. */
+  segments(uploadId: string, partSize: number, start: number, size: number) {
+    const segments: { path: string; start: number; size: number }[] = []
+    for (let at = start; at < start + size; ) {
+      const partNumber = Math.floor(at / partSize) + 1
+      const end = Math.min(start + size, partNumber * partSize)
+      segments.push({
+        path: this.partPath(uploadId, partNumber),
+        start: at - (partNumber - 1) * partSize,
+        size: end - at,
+      })
+      at = end
+    }
+    return segments
+  }
+
+  partBody(uploadId: string, partNumber: number, size: number): PartBody {
+    const path = this.partPath(uploadId, partNumber)
+    const end = Math.max(0, size - 1)
+    return { path, size, open: () => createReadStream(path, { start: 0, end, highWaterMark: 256 * 1024 }) }
+  }
+
+  /** Size of a file in the staging, bytes; `null` when it is not there. */
+  async sizeOf(path: string): Promise<number | null> {
+    try {
+      return (await stat(path)).size
+    } catch (error) {
+      if ((error as { code?: unknown }).code === 'ENOENT') return null
+      throw error
+    }
+  }
+
+  async ensureEmpty(path: string): Promise<void> {
+    await (await open(path, flags.O_WRONLY | flags.O_CREAT | noFollow, 0o600)).close()
+  }
+
+  async truncate(path: string, size: number): Promise<void> {
+    await truncate(path, size)
+  }
+
+  async removePart(uploadId: string, partNumber: number): Promise<void> {
+    await fs.remove(this.partPath(uploadId, partNumber))
+  }
+
+  async writeSum(uploadId: string, index: number, size: number, crc: number): Promise<void> {
+    const handle = await open(join(this.folderOf(uploadId), 'sums'), flags.O_RDWR | flags.O_CREAT | noFollow, 0o600)
+    try {
+      const record = Buffer.alloc(8)
+      record.writeUInt32LE(crc, 0)
+      record.writeUInt32LE(size % 2 ** 32, 4)
+      await handle.write(record, 0, 8, index * 8)
+      if (this.#durable) await handle.datasync()
+    } finally {
+      await handle.close()
+    }
+  }
+
+  /** CRC-32 of a chunk that was written earlier; `null` when none is known. */
+  async readSum(uploadId: string, index: number, size: number): Promise<number | null> {
+    const path = join(this.folderOf(uploadId), 'sums')
+    if ((await this.sizeOf(path)) === null) return null
+    const handle = await open(path, flags.O_RDONLY | noFollow)
+    try {
+      const record = Buffer.alloc(8)
+      const { bytesRead } = await handle.read(record, 0, 8, index * 8)
+      return bytesRead === 8 && record.readUInt32LE(4) === size % 2 ** 32 ? record.readUInt32LE(0) : null
+    } finally {
+      await handle.close()
+    }
+  }
+
+  /** Removes everything of an upload. */
+  async remove(uploadId: string): Promise<void> {
+    await fs.remove(this.folderOf(uploadId))
+  }
+
+  /** Ids and ages (ms since the last change) of the uploads that have a folder. */
+  async list(): Promise<{ uploadId: string; age: number }[]> {
+    const entries: { uploadId: string; age: number }[] = []
+    for (const uploadId of await readdir(this.root)) {
+      const info = await lstat(this.folderOf(uploadId)).catch(() => null)
+      if (info?.isDirectory()) entries.push({ uploadId, age: Date.now() - info.mtimeMs })
+    }
+    return entries
+  }
+
+  /** Removes spooled bodies that nobody has written to for `age` ms; returns how many. */
+  async removeSpooled(age: number): Promise<number> {
+    let removed = 0
+    for (const name of await readdir(this.#spool)) {
+      const info = await lstat(join(this.#spool, name)).catch(() => null)
+      if (!info?.isFile() || Date.now() - info.mtimeMs < age) continue
+      await fs.remove(join(this.#spool, name))
+      removed += 1
+    }
+    return removed
+  }
+
+  /** Bytes on disk under the staging folder and in the spool. */
+  async usedBytes(): Promise<number> {
+    let used = await bytesIn(this.#spool)
+    for (const uploadId of await readdir(this.root).catch(() => [])) used += await bytesIn(this.folderOf(uploadId))
+    return used
+  }
+
+  /** Bytes the file system has left for us. */
+  async freeBytes(): Promise<number> {
+    const { bavail, bsize } = await statfs(this.root)
+    return bavail * bsize
+  }
+
+  /** Feeds a file's bytes to `update`, in order. */
+  async digest(path: string, size: number, update: (data: Buffer) => void): Promise<void> {
+    if (size === 0) return
+    await pipeline(
+      createReadStream(path, { start: 0, end: size - 1, highWaterMark: copyBufferSize }),
+      async (source) => {
+        for await (const data of source) update(data as Buffer)
+      },
+    )
+  }
+
+  async syncFile(path: string): Promise<void> {
+    if (!this.#durable) return
+    const handle = await open(path, flags.O_RDWR | noFollow)
+    await handle.sync().finally(() => handle.close())
+  }
+}
+
+async function bytesIn(folder: string): Promise<number> {
+  let bytes = 0
+  for (const name of await readdir(folder).catch(() => [])) {
+    const info = await lstat(join(folder, name)).catch(() => null)
+    if (info?.isFile()) bytes += info.blocks * 512
+  }
+  return bytes
+}
+
+function randomGeneration(): number {
+  return 2 + randomBytes(6).readUIntBE(0, 6)
+}
+
+async function ownFolder(path: string): Promise<void> {
+  const info = await lstat(path)
+  const foreign = process.getuid !== undefined && info.uid !== process.getuid()
+  if (!info.isDirectory() || foreign) {
+    const cause = new Error(`tempDir ${path} must be a folder of the user that runs the server, not a link`)
+    throw new StorageUnavailableError(undefined, { code: 'TEMP_DIR_REFUSED', cause })
+  }
+}
+
+async function syncFolder(path: string): Promise<void> {
+  if (process.platform === 'win32') return
+  const handle = await open(path, flags.O_RDONLY)
+  await handle.sync().finally(() => handle.close())
+}
+
+/** `writev` may write less than it was given. */
+async function writeAll(handle: FileHandle, buffers: Buffer[], position: number): Promise<void> {
+  const total = buffers.reduce((sum, buffer) => sum + buffer.length, 0)
+  let { bytesWritten } = await handle.writev(buffers, position)
+  while (bytesWritten < total) {
+    const rest = Buffer.concat(buffers).subarray(bytesWritten)
+    const more = await handle.write(rest, 0, rest.length, position + bytesWritten)
+    bytesWritten += more.bytesWritten
+  }
+}
+
+function* splitAt(buffers: Buffer[], position: number, partSize: number) {
+  let partNumber = Math.floor(position / partSize) + 1
+  let at = position - (partNumber - 1) * partSize
+  let piece: Buffer[] = []
+  let pieceStart = at
+  for (const buffer of buffers) {
+    for (let rest = buffer; rest.length > 0; ) {
+      const taken = rest.subarray(0, partSize - at)
+      piece.push(taken)
+      at += taken.length
+      rest = rest.subarray(taken.length)
+      if (at < partSize) continue
+      yield { partNumber, buffers: piece, position: pieceStart }
+      partNumber += 1
+      at = 0
+      pieceStart = 0
+      piece = []
+    }
+  }
+  if (piece.length > 0) yield { partNumber, buffers: piece, position: pieceStart }
+}

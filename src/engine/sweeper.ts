@@ -1,0 +1,133 @@
+/**
+ * Removes what nobody will come back for: idle uploads, records of ended ones, and what killed processes left behind.
+ * A live upload (a request at work on it, here or in another process, or activity within `sessionTtl`) is never touched.
+ */
+import { UploadNotFoundError } from '../errors.ts'
+import type { SessionStore, SweepReport, UploadSession } from '../types.ts'
+import type { EngineParts } from './engine-options.ts'
+
+/** A folder without a record may belong to an upload that is just being created, ms. */
+const orphanAge = 10 * 60_000
+
+type Counts = { -readonly [Name in keyof SweepReport]: SweepReport[Name] }
+
+export class Sweeper {
+  readonly #parts: EngineParts
+  readonly #store: SessionStore
+  #running: Promise<SweepReport> | null = null
+  #timer: NodeJS.Timeout | null = null
+
+  constructor(parts: EngineParts) {
+    this.#parts = parts
+    this.#store = parts.options.sessions
+  }
+
+  start(): void {
+    const run = () => {
+      this.sweep().catch((error) => {
+        this.#parts.emit('warning', { code: 'SWEEP_FAILED', message: 'Cleaning up is tried again later.', error })
+      })
+    }
+    this.#timer = setInterval(run, this.#parts.options.cleanupInterval).unref()
+  }
+
+  stop(): void {
+    if (this.#timer) clearInterval(this.#timer)
+    this.#timer = null
+  }
+
+  async idle(): Promise<void> {
+    await this.#running?.catch(() => {})
+  }
+
+  sweep(): Promise<SweepReport> {
+    this.#running ??= this.#sweep().finally(() => {
+      this.#running = null
+    })
+    return this.#running
+  }
+
+  async #sweep(): Promise<SweepReport> {
+    const counts: Counts = { expired: 0, forgotten: 0, orphans: 0, failed: 0 }
+    for await (const id of this.#store.listExpired(this.#parts.clock())) {
+      if (this.#parts.closing.aborted) return counts
+      await this.#attempt(counts, () => this.#sweepRecord(id, counts))
+    }
+    counts.orphans += await this.#parts.staging.removeSpooled(orphanAge)
+    for (const { uploadId, age } of await this.#parts.staging.list()) {
+      if (this.#parts.closing.aborted) return counts
+      await this.#attempt(counts, () => this.#sweepFolder(uploadId, age, counts))
+    }
+    return counts
+  }
+
+  /** One upload that cannot be removed must not keep the others. */
+  async #attempt(counts: Counts, task: () => Promise<void>): Promise<void> {
+    try {
+      await task()
+    } catch (error) {
+      counts.failed += 1
+      this.#parts.emit('warning', { code: 'CLEANUP_FAILED', message: 'Cleaning up is tried again later.', error })
+    }
+  }
+
+  async #sweepRecord(id: string, counts: Counts): Promise<void> {
+    const record = await this.#store.get(id)
+    if (!record || record.expiresAt > this.#parts.clock()) return
+    if (record.kind === 'resume') {
+      await this.#store.delete(id)
+      return
+    }
+    if (record.state === 'active' || record.state === 'completing') await this.#expire(record, counts)
+    else {
+      await this.discard(record)
+      await this.#store.delete(id)
+      counts.forgotten += 1
+    }
+  }
+
+  async #expire(record: UploadSession, counts: Counts): Promise<void> {
+    if (await this.#parts.claims.isBusy(record.id)) return
+    const now = this.#parts.clock()
+    // The swap is what decides: a chunk that was acknowledged meanwhile has moved `expiresAt`.
+    const session = await this.#parts.sessions.update(record.id, (current) => {
+      const idle = current.state === 'active' || (current.completing?.until ?? 0) <= now
+      if (!current.open || current.expiresAt > now || !idle) return current
+      const expiresAt = now + this.#parts.options.completedTtl
+      return { ...current, state: 'expired', open: false, completing: null, updatedAt: now, expiresAt }
+    })
+    if (session?.state !== 'expired' || session.updatedAt !== now) return
+    counts.expired += 1
+    this.#parts.emit('expired', { session })
+    await this.discard(session)
+  }
+
+  /**
+   * Removes the bytes of an upload that ended without an object. What fails here is done again when its record is
+   * forgotten, and the record stays until it has worked.
+   */
+  async discard(session: UploadSession): Promise<void> {
+    const { storage } = this.#parts.options
+    await this.#parts.staging.remove(session.id)
+    const opened = session.multipartId !== null || (session.totalSize ?? 0) > session.partSize
+    if (session.object || session.state === 'completed' || !storage.multipart || !opened) return
+    await storage.multipart.abort({ fileKey: session.key, multipartId: null })
+    if (session.multipartId === null) return
+    await storage.multipart.abort({ fileKey: session.key, multipartId: session.multipartId })
+    await this.#parts.sessions
+      .update(session.id, (current) => ({ ...current, multipartId: null }))
+      .catch((error) => {
+        if (!(error instanceof UploadNotFoundError)) throw error
+      })
+  }
+
+  async #sweepFolder(uploadId: string, age: number, counts: Counts): Promise<void> {
+    const record = await this.#store.get(uploadId)
+    const ended = record?.kind === 'upload' && record.state === 'completed'
+    if (record && !ended) return
+    if (!ended && age < Math.max(orphanAge, this.#parts.options.sessionTtl)) return
+    if (await this.#parts.claims.isBusy(uploadId)) return
+    await this.#parts.staging.remove(uploadId)
+    counts.orphans += 1
+  }
+}

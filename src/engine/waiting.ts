@@ -1,0 +1,27 @@
+/** Waits that end. */
+import { isNexusUploaderError, StorageError, StorageUnavailableError } from '../errors.ts'
+
+/**
+ * The promise's result, or an error as soon as the signal aborts: a hook or an adapter that ignores the signal
+ * cannot hold a request for ever. What the promise does afterwards is no longer looked at.
+ */
+export function withDeadline<Result>(promise: Promise<Result>, signal: AbortSignal): Promise<Result> {
+  return new Promise((resolve, reject) => {
+    const onAbort = () => reject(deadlineError(signal.reason))
+    if (signal.aborted) onAbort()
+    signal.addEventListener('abort', onAbort, { once: true })
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
+  })
+}
+
+function deadlineError(reason: unknown): Error {
+  if (isNexusUploaderError(reason)) return reason
+  if ((reason as { name?: unknown } | null)?.name === 'TimeoutError') {
+    return new StorageError('The storage took too long. Nothing was lost; try again.', {
+      code: 'STORAGE_TIMEOUT',
+      status: 504,
+      cause: reason,
+    })
+  }
+  return new StorageUnavailableError(undefined, { cause: reason })
+}

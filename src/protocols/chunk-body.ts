@@ -1,0 +1,102 @@
+/**
+ * The file part of a multipart/form-data request as a live stream. multer parses the form; its storage engine here hands
+ * the stream on instead of storing it.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Readable } from 'node:stream'
+import multer from 'multer'
+import { InvalidRequestError, isNexusUploaderError } from '../errors.ts'
+
+export type FormFields = Readonly<Record<string, unknown>>
+
+export interface FormFile {
+  readonly stream: Readable
+  readonly fileName: string
+  readonly mimeType: string
+}
+
+/**
+ * Called when the file part begins, with the fields that came before it. Must read the stream or throw, and end soon
+ * when the signal aborts: the form turned out to be no good.
+ */
+export type TakeFile<Result> = (file: FormFile, fieldsBefore: FormFields, signal: AbortSignal) => Promise<Result>
+
+export interface Form<Result> {
+  /** All fields, also those after the file. */
+  readonly fields: FormFields
+  /** `null` when there was no file part. */
+  readonly file: Result | null
+}
+
+/** What a form of ours needs, and little more: hostile forms end here. */
+const limits = {
+  files: 1,
+  fields: 8,
+  parts: 9,
+  fieldNameSize: 64,
+  fieldSize: 1024,
+  headerPairs: 32,
+  fieldNestingDepth: 0,
+}
+
+const multerMessages: Readonly<Record<string, string>> = {
+  LIMIT_PART_COUNT: 'The form has too many parts.',
+  LIMIT_FILE_COUNT: 'The form has more than one file part.',
+  LIMIT_UNEXPECTED_FILE: 'The form has a file part that this route does not expect.',
+  LIMIT_FIELD_KEY: 'A field name is too long.',
+  LIMIT_FIELD_VALUE: 'A field value is too long.',
+  LIMIT_FIELD_COUNT: 'The form has too many fields.',
+  LIMIT_FIELD_NESTING: 'A field name is nested.',
+  MISSING_FIELD_NAME: 'A field has no name.',
+  INVALID_FIELD_NAME: 'A field name is not valid.',
+}
+
+/**
+ * Reads the form; `fieldName` is the name the file part must have, `null` for any. Rejects as soon as anything fails,
+ * when `takeFile` has ended, and then reads no further: what is left of the request is the caller's to drain or cut.
+ * @throws InvalidRequestError for a malformed or hostile form; whatever `takeFile` throws
+ */
+export function readForm<Result>(
+  request: IncomingMessage,
+  response: ServerResponse,
+  fieldName: string | null,
+  takeFile: TakeFile<Result>,
+): Promise<Form<Result>> {
+  return new Promise((resolve, reject) => {
+    let file: Result | null = null
+    let taking: Promise<unknown> = Promise.resolve()
+    const stop = new AbortController()
+    const fail = (error: unknown) => {
+      stop.abort(error)
+      taking.then(() => reject(error), reject)
+    }
+    const storage: multer.StorageEngine = {
+      _handleFile(handled, { stream, originalname, mimetype }, callback) {
+        const fields = { ...(handled.body as object) }
+        const taken = takeFile({ stream, fileName: originalname, mimeType: mimetype }, fields, stop.signal)
+        taking = taken
+        // On failure multer is not told: it would read the whole rest of the body before it answers.
+        taken.then((result) => {
+          file = result
+          callback(null, {})
+        }, fail)
+      },
+      _removeFile: (_request, _file, callback) => callback(null),
+    }
+    const upload = multer({ storage, limits })
+    const parse = fieldName === null ? upload.any() : upload.single(fieldName)
+    // multer asks for Express' types; it uses nothing that Node's own objects lack.
+    parse(request as never, response as never, (error: unknown) => {
+      if (error) fail(asFormError(error))
+      else resolve({ fields: { ...(request as { body?: object }).body }, file })
+    })
+  })
+}
+
+function asFormError(error: unknown): Error {
+  if (isNexusUploaderError(error)) return error
+  const code = (error as { code?: unknown }).code
+  const known = typeof code === 'string' && Object.hasOwn(multerMessages, code) ? multerMessages[code] : undefined
+  const message = known ?? 'The multipart form is malformed or ended too early.'
+  return new InvalidRequestError(message, { code: 'INVALID_FORM', cause: error })
+}

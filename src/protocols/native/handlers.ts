@@ -1,0 +1,179 @@
+/** The documented routes: init, chunk, complete, progress; and abort. */
+import { createReadStream } from 'node:fs'
+import { Readable } from 'node:stream'
+import {
+  ChunkSizeExceededError,
+  InvalidRequestError,
+  NexusUploaderError,
+  UnsupportedMediaTypeError,
+} from '../../errors.ts'
+import type { ChunkWritten, SpooledBody, UploadEngine } from '../../types.ts'
+import { type FormFields, type FormFile, readForm } from '../chunk-body.ts'
+import {
+  contentLength,
+  integerField,
+  jsonBody,
+  mediaType,
+  refuseEncoding,
+  sendJson,
+  textField,
+  type UploadHandler,
+  type UploadRequest,
+} from '../http.ts'
+import { type Exchange, type OwnerOf, respond } from './exchange.ts'
+import { progressOf, uploadOf } from './progress.ts'
+
+export const protocol = 'native'
+
+/** Longest file name and media type that are read at all, characters. */
+const maxName = 4096
+const maxKey = 512
+/** Room for the boundaries, headers and fields of a form around the chunk, bytes. */
+const formOverhead = 64 * 1024
+
+export function initHandler(engine: UploadEngine, ownerOf: OwnerOf): UploadHandler {
+  return respond(engine, ownerOf, async ({ request, response, signal, owner }) => {
+    const body = await jsonBody(request, signal)
+    const fileName = textField(body, 'fileName', maxName)
+    const totalSize = integerField(body, 'totalSize')
+    if (!fileName) throw new InvalidRequestError('fileName is missing.')
+    if (totalSize === undefined) throw new InvalidRequestError('totalSize is missing.')
+    const { session, resumed } = await engine.create({
+      fileName,
+      totalSize,
+      mimeType: textField(body, 'mimeType', maxName),
+      chunkSize: integerField(body, 'chunkSize'),
+      checksum: textField(body, 'checksum', maxKey),
+      resumeKey: textField(body, 'resumeKey', maxKey),
+      protocol,
+      owner,
+      context: request,
+    })
+    sendJson(response, 200, uploadOf(session, engine.limits, resumed))
+  })
+}
+
+export function chunkHandler(engine: UploadEngine, ownerOf: OwnerOf): UploadHandler {
+  return respond(engine, ownerOf, async (exchange) => {
+    const { request, response } = exchange
+    refuseEncoding(request)
+    const { duplicate } = await receiveChunk(engine, exchange)
+    sendJson(response, 200, duplicate ? { success: true, duplicate } : { success: true })
+  })
+}
+
+function receiveChunk(engine: UploadEngine, exchange: Exchange): Promise<ChunkWritten> {
+  const { request } = exchange
+  const parsed = (request as { file?: { buffer?: Buffer; path?: string } }).file
+  if (parsed) return writeParsed(engine, exchange, parsed)
+  if (request.readableEnded) throw alreadyRead()
+  const type = mediaType(request)
+  if (type === 'multipart/form-data') return writeForm(engine, exchange)
+  if (type !== 'application/octet-stream') {
+    throw new UnsupportedMediaTypeError('Send chunks as multipart/form-data or as application/octet-stream.')
+  }
+  return engine.writeChunk({ ...chunkRef(request.query, exchange), body: request, size: contentLength(request) })
+}
+
+/** Where the chunk belongs; `uploadId` and `chunkIndex` come as form fields or in the query. */
+function chunkRef(fields: unknown, { request, owner, signal }: Exchange) {
+  const uploadId = textField(fields, 'uploadId', maxKey)
+  const index = integerField(fields, 'chunkIndex')
+  if (!uploadId) throw new InvalidRequestError('uploadId is missing.')
+  if (index === undefined) throw new InvalidRequestError('chunkIndex is missing.')
+  const checksum = textField(fields, 'checksum', maxKey)
+  return { uploadId, index, checksum, protocol, owner, signal, context: request }
+}
+
+async function writeForm(engine: UploadEngine, exchange: Exchange): Promise<ChunkWritten> {
+  const { request, response } = exchange
+  const { maxChunkSize } = engine.limits
+  // Twice, since the last chunk of a declared upload may be nearly twice as large.
+  const most = 2 * maxChunkSize + formOverhead
+  if ((contentLength(request) ?? 0) > most) throw new ChunkSizeExceededError(maxChunkSize)
+  const query = request.query as object | undefined
+  let early: FormFields | null = null
+  let spooled: SpooledBody | null = null
+  const takeFile = async ({ stream }: FormFile, before: FormFields, stop: AbortSignal) => {
+    const known = { ...query, ...before }
+    const signal = AbortSignal.any([exchange.signal, stop])
+    if (!('uploadId' in known && 'chunkIndex' in known)) {
+      spooled = await engine.spool(stream, { maxSize: 2 * maxChunkSize, signal })
+      return { written: null, spooled }
+    }
+    early = known
+    return { written: await engine.writeChunk({ ...chunkRef(known, exchange), body: stream, signal }), spooled }
+  }
+  try {
+    const { fields, file } = await readForm(request, response, 'chunk', takeFile)
+    if (!file) throw new InvalidRequestError('The form has no file part named chunk.', { code: 'MISSING_CHUNK' })
+    if (file.written) {
+      if ('checksum' in fields && !('checksum' in (early ?? {}))) {
+        throw new InvalidRequestError('checksum must come before the file part.', { code: 'CHECKSUM_AFTER_DATA' })
+      }
+      return file.written
+    }
+    const { size } = file.spooled
+    return await fromFile(file.spooled.open(), (body) =>
+      engine.writeChunk({ ...chunkRef({ ...query, ...fields }, exchange), body, size }),
+    )
+  } finally {
+    await (spooled as SpooledBody | null)?.discard()
+  }
+}
+
+/** A multer of the app was here first and has the chunk in memory or on disk. */
+function writeParsed(engine: UploadEngine, exchange: Exchange, file: { buffer?: Buffer; path?: string }) {
+  const ref = chunkRef({ ...(exchange.request.query as object), ...(exchange.request.body as object) }, exchange)
+  if (Buffer.isBuffer(file.buffer)) {
+    const { buffer } = file
+    return engine.writeChunk({ ...ref, body: Readable.from([buffer], { objectMode: false }), size: buffer.length })
+  }
+  if (typeof file.path !== 'string') throw alreadyRead()
+  return fromFile(createReadStream(file.path), (body) => engine.writeChunk({ ...ref, body }))
+}
+
+/** A refused chunk leaves its body unread; a file must not stay open for that. */
+async function fromFile(body: Readable, write: (body: Readable) => Promise<ChunkWritten>): Promise<ChunkWritten> {
+  body.on('error', () => {})
+  try {
+    return await write(body)
+  } finally {
+    body.destroy()
+  }
+}
+
+function alreadyRead(): NexusUploaderError {
+  const message = 'The body was read before it reached the upload route. Mount the route before body parsers.'
+  return new NexusUploaderError('BODY_ALREADY_READ', 500, message)
+}
+
+export function completeHandler(engine: UploadEngine, ownerOf: OwnerOf): UploadHandler {
+  return respond(engine, ownerOf, async ({ request, response, signal, owner }) => {
+    const body = await jsonBody(request, signal)
+    const uploadId = textField(body, 'uploadId', maxKey)
+    if (!uploadId) throw new InvalidRequestError('uploadId is missing.')
+    const checksum = textField(body, 'checksum', maxKey)
+    const object = await engine.complete({ uploadId, checksum, protocol, owner, context: request })
+    sendJson(response, 200, { ...object, uploadId })
+  })
+}
+
+export function progressHandler(engine: UploadEngine, ownerOf: OwnerOf): UploadHandler {
+  return respond(engine, ownerOf, async ({ request, response, owner }) => {
+    const session = await engine.get({ uploadId: idParameter(request), protocol, owner, context: request })
+    sendJson(response, 200, progressOf(session, engine.limits))
+  })
+}
+
+export function abortHandler(engine: UploadEngine, ownerOf: OwnerOf): UploadHandler {
+  return respond(engine, ownerOf, async ({ request, response, owner }) => {
+    await engine.abort({ uploadId: idParameter(request), protocol, owner, context: request })
+    response.statusCode = 204
+    response.end()
+  })
+}
+
+function idParameter(request: UploadRequest): string {
+  return textField(request.params, 'uploadId', maxKey) ?? ''
+}

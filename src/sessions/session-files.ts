@@ -1,0 +1,157 @@
+/** Journal files on the disk: made, read, appended to and flushed. Which file is which is not known here. */
+import { constants } from 'node:fs'
+import type { FileHandle } from 'node:fs/promises'
+import { encodeLine, Journal, JournalDamage, type Line } from './session-journal.ts'
+
+/** The calls that the session store makes, so that tests can make each of them fail. */
+export type SessionFileSystem = Pick<
+  typeof import('node:fs/promises'),
+  'copyFile' | 'link' | 'lstat' | 'mkdir' | 'open' | 'readdir' | 'rename' | 'rm' | 'rmdir' | 'stat' | 'unlink'
+>
+
+// Windows has no O_NOFOLLOW.
+const noFollow = constants.O_NOFOLLOW ?? 0
+const toRead = constants.O_RDONLY | noFollow
+// Never O_CREAT: who comes late must not bring back a file that somebody removed. Readable, to see who was in between.
+const toAppend = constants.O_RDWR | constants.O_APPEND | noFollow
+const toMake = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | noFollow
+
+export function hasCode(error: unknown, ...codes: string[]): boolean {
+  const code = (error as { code?: unknown } | null)?.code
+  return typeof code === 'string' && codes.includes(code)
+}
+
+export class SessionFiles {
+  readonly fs: SessionFileSystem
+  /** Whether everything is flushed to the disk before anybody is told of it. */
+  readonly power: boolean
+
+  constructor(fs: SessionFileSystem, power: boolean) {
+    this.fs = fs
+    this.power = power
+  }
+
+  /**
+   * Makes the file, which must not exist, with this one line in it.
+   * @returns its journal
+   */
+  async make(path: string, line: Line): Promise<Journal> {
+    const bytes = encodeLine(line)
+    await this.#with(path, toMake, async (handle) => {
+      for (let done = 0; done < bytes.length; ) {
+        const { bytesWritten } = await handle.write(bytes, done)
+        if (bytesWritten === 0) throw shortWrite()
+        done += bytesWritten
+      }
+      if (this.power) await handle.sync()
+    })
+    const journal = new Journal()
+    journal.foldOwn(line, bytes.length)
+    return journal
+  }
+
+  /** Reads the whole file. `flush: false` for a look that nobody is told of. */
+  async read(path: string, flush = true): Promise<Journal> {
+    const journal = new Journal()
+    await this.readMore(path, journal, flush)
+    if (journal.version === null) throw damageIn(path, 'no record')
+    return journal
+  }
+
+  /** Takes in what was appended since. */
+  async readMore(path: string, journal: Journal, flush = true): Promise<void> {
+    // Flushing needs a writable descriptor on some systems.
+    await this.#with(path, this.power && flush ? toAppend : toRead, async (handle) => {
+      await this.#foldRest(path, handle, journal, (await handle.stat()).size)
+      // The one who wrote it may not have flushed it yet, and may never.
+      if (this.power && flush) await handle.datasync()
+    })
+  }
+
+  /**
+   * Appends the line with one write and finds out whether it counts. When it does not, `journal` has what came first.
+   * After an error it is not known whether the line counts; `journal` must not be used any more.
+   */
+  async append(path: string, line: Line, journal: Journal): Promise<boolean> {
+    const bytes = encodeLine(line)
+    return this.#with(path, toAppend, async (handle) => {
+      const { bytesWritten } = await handle.write(bytes)
+      const { size } = await handle.stat()
+      const alone = bytesWritten === bytes.length && size === journal.seen + bytes.length
+      const counts = alone
+        ? journal.foldOwn(line, bytes.length)
+        : await this.#foldRest(path, handle, journal, size, line.nonce)
+      if (!counts && bytesWritten < bytes.length) throw shortWrite()
+      if (this.power) await handle.datasync()
+      return counts
+    })
+  }
+
+  /** Removes the file; a missing one is no error. */
+  async remove(path: string): Promise<void> {
+    try {
+      await this.fs.unlink(path)
+    } catch (error) {
+      if (hasCode(error, 'ENOENT')) return
+      // Not made by us: a folder under the name of a file.
+      if (!hasCode(error, 'EISDIR', 'EPERM')) throw error
+      await this.fs.rm(path, { recursive: true, force: true })
+    }
+  }
+
+  /** Removes the folder if it is empty. */
+  async removeFolder(path: string): Promise<void> {
+    try {
+      await this.fs.rmdir(path)
+    } catch (error) {
+      if (!hasCode(error, 'ENOENT', 'ENOTEMPTY', 'EEXIST', 'ENOTDIR')) throw error
+    }
+  }
+
+  /** Makes the names in the folder survive a power cut. Windows cannot and need not. */
+  async flushFolder(path: string): Promise<void> {
+    if (!this.power || process.platform === 'win32') return
+    await this.#with(path, constants.O_RDONLY, (handle) => handle.sync())
+  }
+
+  async #with<T>(path: string, flags: number, use: (handle: FileHandle) => Promise<T>): Promise<T> {
+    let handle: FileHandle | undefined
+    try {
+      handle = await this.fs.open(path, flags, 0o600)
+      return await use(handle)
+    } catch (error) {
+      throw hasCode(error, 'EISDIR', 'ELOOP') ? damageIn(path, 'no file') : error
+    } finally {
+      // What was to be done is done and checked; a failing close takes nothing back.
+      await handle?.close().catch(() => {})
+    }
+  }
+
+  async #foldRest(path: string, handle: FileHandle, journal: Journal, size: number, nonce?: string): Promise<boolean> {
+    if (size < journal.seen) throw damageIn(path, 'the file has become shorter')
+    const bytes = Buffer.allocUnsafe(size - journal.offset)
+    let filled = 0
+    while (filled < bytes.length) {
+      const { bytesRead } = await handle.read(bytes, filled, bytes.length - filled, journal.offset + filled)
+      if (bytesRead === 0) throw damageIn(path, 'the file has become shorter')
+      filled += bytesRead
+    }
+    try {
+      return journal.fold(bytes, nonce)
+    } catch (error) {
+      if (error instanceof JournalDamage) error.path = path
+      throw error
+    }
+  }
+}
+
+export function damageIn(path: string, reason: string): JournalDamage {
+  const error = new JournalDamage(reason)
+  error.path = path
+  return error
+}
+
+/** A disk that takes only a part of a write has no room for the rest, even if it does not say so. */
+function shortWrite(): Error {
+  return Object.assign(new Error('The file took only a part of the bytes.'), { code: 'ENOSPC' })
+}

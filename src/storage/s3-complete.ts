@@ -1,0 +1,92 @@
+/** Completing a multipart upload: whatever S3 answers, what counts is the object that is there afterwards. */
+import type { CompletedPart } from '@aws-sdk/client-s3'
+import type { S3Connection } from './s3-connection.ts'
+import { kindOf, s3Error } from './s3-errors.ts'
+import { encodeMark, UPLOAD_ID_MARK } from './s3-headers.ts'
+
+export interface Completion {
+  readonly key: string
+  readonly multipartId: string
+  /** In ascending order. */
+  readonly parts: CompletedPart[]
+  /** What the object must have, bytes. */
+  readonly size: number
+  /** The upload id that the object must carry. */
+  readonly mark: string
+  readonly signal?: AbortSignal | undefined
+}
+
+/**
+ * Resolves once the object is there, with our mark and our size.
+ *
+ * Neither a failure nor a success of CompleteMultipartUpload says enough: a lost answer may hide an object, and there
+ * are servers that answer 200 to any multipart id when the key exists already. So it looks, always.
+ */
+export async function completeObject(connection: S3Connection, completion: Completion): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    const failure = await tryComplete(connection, completion)
+    const kind = failure === null ? null : kindOf(failure)
+    if (kind === 'aborted' || kind === 'denied') throw failure
+    let found: boolean
+    try {
+      found = await isStored(connection, completion)
+    } catch (error) {
+      // Credentials that may only write cannot look. Then a plain success has to do; nothing else will.
+      if (failure === null && kindOf(error) === 'denied') return
+      throw failure ?? error
+    }
+    if (found) return
+    if (failure === null) {
+      throw s3Error('gone', new Error('CompleteMultipartUpload succeeded, but the object of this upload is not there'))
+    }
+    if (kind !== 'transient' || attempt >= connection.attempts) throw failure
+    await connection.pause(attempt, completion.signal)
+  }
+}
+
+async function tryComplete(connection: S3Connection, completion: Completion): Promise<unknown> {
+  const { key, multipartId, parts, signal } = completion
+  try {
+    await connection.call(
+      'CompleteMultipartUpload',
+      ({ client, sdk }, abortSignal) =>
+        client.send(
+          new sdk.CompleteMultipartUploadCommand({
+            Bucket: connection.settings.bucket,
+            Key: key,
+            UploadId: multipartId,
+            MultipartUpload: { Parts: parts },
+          }),
+          { abortSignal },
+        ),
+      // Not repeated before a look: the object may be there already.
+      { timeout: connection.settings.completeTimeout, repeat: false, signal },
+    )
+    return null
+  } catch (error) {
+    return error
+  }
+}
+
+/** For a multipart upload that S3 no longer lists: the object is there, or the upload is gone for good. */
+export async function findCompleted(connection: S3Connection, completion: Completion): Promise<void> {
+  if (await isStored(connection, completion)) return
+  throw s3Error('gone', new Error('the multipart upload is closed, and there is no object of it'))
+}
+
+/** Whether the object under the key is this upload's. One that somebody else put there is not. */
+async function isStored(connection: S3Connection, { key, size, mark, signal }: Completion): Promise<boolean> {
+  try {
+    const head = await connection.call(
+      'HeadObject',
+      ({ client, sdk }, abortSignal) =>
+        client.send(new sdk.HeadObjectCommand({ Bucket: connection.settings.bucket, Key: key }), { abortSignal }),
+      { signal },
+    )
+    return head.ContentLength === size && head.Metadata?.[UPLOAD_ID_MARK] === encodeMark(mark)
+  } catch (error) {
+    const kind = kindOf(error)
+    if (kind === 'missing' || kind === 'gone') return false
+    throw error
+  }
+}

@@ -1,0 +1,186 @@
+/** Multipart uploads of S3, in the engine's words. */
+import type { Part } from '@aws-sdk/client-s3'
+import type { MultipartRef, MultipartStorage, ObjectInfo, PartBody, StoredPart } from '../types.ts'
+import { withBody } from './s3-body.ts'
+import { completeObject, findCompleted } from './s3-complete.ts'
+import type { S3Connection } from './s3-connection.ts'
+import { kindOf, s3Error } from './s3-errors.ts'
+import { objectParams } from './s3-headers.ts'
+import { S3_LIMITS } from './s3-options.ts'
+
+interface ListedPart extends StoredPart {
+  readonly crc32: string | undefined
+}
+
+export class S3Multipart implements MultipartStorage {
+  readonly minPartSize = S3_LIMITS.minPartSize
+  readonly maxPartSize = S3_LIMITS.maxPartSize
+  readonly maxParts = S3_LIMITS.maxParts
+  readonly partSize: number
+  readonly #connection: S3Connection
+
+  constructor(connection: S3Connection) {
+    this.#connection = connection
+    this.partSize = connection.settings.partSize
+  }
+
+  /** Not idempotent in S3: when its answer is lost, an empty multipart upload stays behind (see `abort`). */
+  async create(fileKey: string, info: ObjectInfo): Promise<string> {
+    const { settings } = this.#connection
+    const params = objectParams(settings, info.mimeType, info.fileName, info.uploadId, info)
+    // Parts with checksums belong to a multipart upload that was opened for them.
+    if (await this.#connection.addsChecksums()) params.ChecksumAlgorithm = 'CRC32'
+    const created = await this.#connection.call(
+      'CreateMultipartUpload',
+      ({ client, sdk }, abortSignal) =>
+        client.send(new sdk.CreateMultipartUploadCommand({ ...params, ...this.#target(fileKey) }), { abortSignal }),
+      { signal: info.signal },
+    )
+    if (!created.UploadId) throw s3Error('refused', new Error('CreateMultipartUpload: the answer has no UploadId'))
+    return created.UploadId
+  }
+
+  async uploadPart(upload: MultipartRef, partNumber: number, body: PartBody, signal?: AbortSignal): Promise<void> {
+    const target = { ...this.#target(upload.fileKey), UploadId: upload.multipartId, PartNumber: partNumber }
+    await this.#connection.call(
+      'UploadPart',
+      ({ client, sdk }, abortSignal) =>
+        withBody(
+          () => body.open(),
+          body.size,
+          abortSignal,
+          (Body) =>
+            client.send(new sdk.UploadPartCommand({ ...target, Body, ContentLength: body.size }), { abortSignal }),
+        ),
+      { signal, streamed: true, timeout: this.#connection.timeoutFor(body.size) },
+    )
+  }
+
+  async listParts(upload: MultipartRef, signal?: AbortSignal): Promise<StoredPart[] | null> {
+    const parts = await this.#list(upload, signal)
+    return parts?.map(({ partNumber, size, etag }) => ({ partNumber, size, etag })) ?? null
+  }
+
+  async complete(upload: MultipartRef, parts: readonly StoredPart[], info: ObjectInfo): Promise<string> {
+    const key = this.#key(upload.fileKey)
+    const sorted = [...parts].sort((a, b) => a.partNumber - b.partNumber)
+    const completion = { key, multipartId: upload.multipartId, mark: info.uploadId, signal: info.signal }
+    const size = sorted.reduce((sum, part) => sum + part.size, 0)
+    // Parts without ETags: the caller knows that S3 no longer lists them, so there is nothing to complete.
+    if (sorted.some(({ etag }) => etag === '')) {
+      await findCompleted(this.#connection, { ...completion, size, parts: [] })
+      return this.#connection.url(key)
+    }
+    const checksums = await this.#checksums(upload, info.signal)
+    const named = sorted.map(({ partNumber, etag }) => {
+      const crc32 = checksums.get(partNumber)
+      return { PartNumber: partNumber, ETag: etag, ...(crc32 === undefined ? {} : { ChecksumCRC32: crc32 }) }
+    })
+    await completeObject(this.#connection, { ...completion, size, parts: named })
+    return this.#connection.url(key)
+  }
+
+  async abort(upload: { readonly fileKey: string; readonly multipartId: string | null }): Promise<void> {
+    const key = this.#key(upload.fileKey)
+    if (upload.multipartId === null) await abortAllOf(this.#connection, key)
+    else await abortOne(this.#connection, key, upload.multipartId)
+  }
+
+  /** CompleteMultipartUpload must repeat the checksums of parts that were sent with one. */
+  async #checksums(upload: MultipartRef, signal: AbortSignal | undefined): Promise<Map<number, string>> {
+    const found = new Map<number, string>()
+    if (!(await this.#connection.addsChecksums())) return found
+    for (const { partNumber, crc32 } of (await this.#list(upload, signal)) ?? []) {
+      if (crc32 !== undefined) found.set(partNumber, crc32)
+    }
+    return found
+  }
+
+  async #list(upload: MultipartRef, signal: AbortSignal | undefined): Promise<ListedPart[] | null> {
+    const parts: ListedPart[] = []
+    let after: string | undefined
+    try {
+      for (;;) {
+        const page = await this.#connection.call(
+          'ListParts',
+          ({ client, sdk }, abortSignal) =>
+            client.send(
+              new sdk.ListPartsCommand({
+                ...this.#target(upload.fileKey),
+                UploadId: upload.multipartId,
+                ...(after === undefined ? {} : { PartNumberMarker: after }),
+              }),
+              { abortSignal },
+            ),
+          { signal },
+        )
+        for (const part of page.Parts ?? []) parts.push(readPart(part))
+        if (!page.IsTruncated) return parts.sort((a, b) => a.partNumber - b.partNumber)
+        after = nextMarker('ListParts', after, page.NextPartNumberMarker)
+      }
+    } catch (error) {
+      if (kindOf(error) === 'gone') return null
+      throw error
+    }
+  }
+
+  #key(fileKey: string): string {
+    return this.#connection.settings.prefix + fileKey
+  }
+
+  #target(fileKey: string): { Bucket: string; Key: string } {
+    return { Bucket: this.#connection.settings.bucket, Key: this.#key(fileKey) }
+  }
+}
+
+/** Aborts one multipart upload; one that is gone already is no error. */
+export async function abortOne(connection: S3Connection, key: string, multipartId: string): Promise<void> {
+  try {
+    await connection.call('AbortMultipartUpload', ({ client, sdk }, abortSignal) =>
+      client.send(
+        new sdk.AbortMultipartUploadCommand({ Bucket: connection.settings.bucket, Key: key, UploadId: multipartId }),
+        { abortSignal },
+      ),
+    )
+  } catch (error) {
+    if (kindOf(error) !== 'gone') throw error
+  }
+}
+
+/** Aborts every open multipart upload of exactly this key: a prefix listing also shows the keys that go on after it. */
+export async function abortAllOf(connection: S3Connection, key: string): Promise<void> {
+  const found: string[] = []
+  let after: { KeyMarker: string; UploadIdMarker?: string } | undefined
+  for (;;) {
+    const page = await connection.call('ListMultipartUploads', ({ client, sdk }, abortSignal) =>
+      client.send(new sdk.ListMultipartUploadsCommand({ Bucket: connection.settings.bucket, Prefix: key, ...after }), {
+        abortSignal,
+      }),
+    )
+    for (const upload of page.Uploads ?? []) {
+      if (upload.Key === key && upload.UploadId) found.push(upload.UploadId)
+    }
+    if (!page.IsTruncated) break
+    const before = after && `${after.KeyMarker} ${after.UploadIdMarker}`
+    after = {
+      KeyMarker: page.NextKeyMarker ?? '',
+      ...(page.NextUploadIdMarker ? { UploadIdMarker: page.NextUploadIdMarker } : {}),
+    }
+    nextMarker('ListMultipartUploads', before, `${after.KeyMarker} ${after.UploadIdMarker}`)
+  }
+  for (const id of found) await abortOne(connection, key, id)
+}
+
+/** A server that says there is more but does not move on would be asked for ever. */
+function nextMarker(operation: string, before: string | undefined, next: string | undefined): string {
+  if (next && next !== before) return next
+  throw s3Error('refused', new Error(`${operation}: the answer says there is more, but not from where`))
+}
+
+function readPart(part: Part): ListedPart {
+  const { PartNumber: partNumber, Size: size, ETag: etag, ChecksumCRC32: crc32 } = part
+  if (partNumber === undefined || size === undefined || !etag) {
+    throw s3Error('refused', new Error('ListParts: the answer has a part without number, size or ETag'))
+  }
+  return { partNumber, size, etag, crc32 }
+}

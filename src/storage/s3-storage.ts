@@ -1,0 +1,71 @@
+/** Files in S3 or anything that speaks it. */
+import { randomUUID } from 'node:crypto'
+import type { Readable } from 'node:stream'
+import type { MultipartStorage, ObjectInfo, StorageAdapter } from '../types.ts'
+import { S3Connection } from './s3-connection.ts'
+import { kindOf } from './s3-errors.ts'
+import { objectParams } from './s3-headers.ts'
+import { S3Multipart } from './s3-multipart.ts'
+import { readCredentials, readSettings, type S3StorageOptions } from './s3-options.ts'
+import { StreamUpload } from './s3-upload.ts'
+
+export type { S3StorageOptions } from './s3-options.ts'
+
+/**
+ * Stores files in a bucket: private, under the keys it is given, as download unless their type is harmless.
+ *
+ * The AWS SDK is loaded with the first call. Every request has a deadline, passing failures are repeated, and an
+ * answer that leaves open what happened is settled by looking at the object.
+ *
+ * Throws `TypeError` for wrong options. Its methods throw `S3UploadError`: 503 when S3 is overloaded or out of reach,
+ * 504 when it does not answer in time, 507 when it is full, 502 for the rest; an error of this library that comes out
+ * of the stream to store (a size limit, say) passes through as it is. What S3 said is in `cause`.
+ */
+export class S3StorageAdapter implements StorageAdapter {
+  /** Parts go to S3 while the client is still sending. */
+  readonly multipart: MultipartStorage
+  readonly #connection: S3Connection
+
+  constructor(options: S3StorageOptions) {
+    if (typeof options !== 'object' || options === null) {
+      throw new TypeError(
+        `S3StorageAdapter needs options, at least { bucket }, got ${options === null ? 'null' : typeof options}`,
+      )
+    }
+    this.#connection = new S3Connection(readSettings(options), readCredentials(options), options.client ?? null)
+    this.multipart = new S3Multipart(this.#connection)
+  }
+
+  /**
+   * Streams into one object, in one request up to `partSize` bytes and in parts above. After a failure neither an
+   * object nor parts stay behind. Without `info.size` the file can have 10 000 × `partSize` bytes (78 GiB by default).
+   */
+  async upload(fileKey: string, stream: Readable, mimeType: string, info?: ObjectInfo): Promise<string> {
+    const { settings } = this.#connection
+    const mark = info?.uploadId ?? randomUUID()
+    const fileName = info?.fileName ?? fileKey.slice(fileKey.lastIndexOf('/') + 1)
+    const key = settings.prefix + fileKey
+    const target = { key, mark, size: info?.size ?? null, signal: info?.signal }
+    const params = objectParams(settings, mimeType, fileName, mark, info)
+    await new StreamUpload(this.#connection, { ...target, params }, stream).run()
+    return this.#connection.url(key)
+  }
+
+  /** Deletes the object; in a bucket with versions, hides it. */
+  async remove(fileKey: string): Promise<void> {
+    const { bucket, prefix } = this.#connection.settings
+    try {
+      await this.#connection.call('DeleteObject', ({ client, sdk }, abortSignal) =>
+        client.send(new sdk.DeleteObjectCommand({ Bucket: bucket, Key: prefix + fileKey }), { abortSignal }),
+      )
+    } catch (error) {
+      const kind = kindOf(error)
+      if (kind !== 'missing' && kind !== 'gone') throw error
+    }
+  }
+
+  /** Closes the connections, except those of a `client` that was passed in. Later calls fail. */
+  close(): Promise<void> {
+    return this.#connection.close()
+  }
+}

@@ -1,0 +1,58 @@
+/** A file system in which every call can be held up or made to fail, and random numbers that can be repeated. */
+import fs from 'node:fs/promises'
+import type { SessionFileSystem } from '../../src/sessions/session-files.ts'
+import type { SessionRecord, UploadSession } from '../../src/types.ts'
+
+/** Sees every call: may wait, throw, or do something else than `proceed`. */
+export type Interceptor = (name: string, proceed: () => Promise<unknown>, args: unknown[]) => Promise<unknown>
+
+type Callable = (...args: unknown[]) => Promise<unknown>
+
+export function interceptedFs(intercept: Interceptor): SessionFileSystem {
+  const wrap = (target: object, prefix: string): object =>
+    new Proxy(target, {
+      get(_, key) {
+        const member: unknown = Reflect.get(target, key)
+        if (typeof member !== 'function') return member
+        return async (...args: unknown[]) => {
+          const result = await intercept(
+            `${prefix}${String(key)}`,
+            () => (member as Callable).apply(target, args),
+            args,
+          )
+          return key === 'open' ? wrap(result as object, 'handle.') : result
+        }
+      },
+    })
+  return wrap(fs, '') as SessionFileSystem
+}
+
+/** The same numbers in [0, 1) for the same seed. */
+export function randomFrom(seed: number): () => number {
+  let state = seed >>> 0
+  return () => {
+    state = (state + 0x9e3779b9) >>> 0
+    let mixed = state ^ (state >>> 16)
+    mixed = Math.imul(mixed, 0x21f0aaad)
+    mixed = Math.imul(mixed ^ (mixed >>> 15), 0x735a2d97)
+    return ((mixed ^ (mixed >>> 15)) >>> 0) / 2 ** 32
+  }
+}
+
+export const someId = '3f0c8f2e-8a53-4b6e-9d1c-0a4f5d6e7b8c'
+
+/** A record whose content is `key`. */
+export function newRecord(changes: Partial<UploadSession> = {}): UploadSession {
+  return {
+    ...{ id: someId, version: 1, expiresAt: 4_000_000_000_000, open: true, owner: null },
+    ...{ format: 1, kind: 'upload', protocol: 'native', state: 'active', key: 'first' },
+    ...{ fileName: 'f', mimeType: 'text/plain', metadata: {}, totalSize: 0, chunkSize: null, stride: null },
+    ...{ partSize: 1, chunks: [], sentParts: [], multipartId: null, checksum: null, resumeId: null },
+    ...{ completing: null, object: null, createdAt: 0, updatedAt: 0 },
+    ...changes,
+  }
+}
+
+export function keyOf(record: SessionRecord | null): string | null {
+  return record === null ? null : (record as UploadSession).key
+}

@@ -1,0 +1,76 @@
+import { type ChildProcess, fork } from 'node:child_process'
+import { mkdirSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterEach } from 'vitest'
+import type { ServerSettings } from './server-process.ts'
+
+// Vite's own esbuild: in ESM and without the test runner's module loader in between.
+const { buildSync } = createRequire(import.meta.url)('esbuild') as typeof import('esbuild')
+
+const children = new Set<ChildProcess>()
+let bundle: string | null = null
+
+afterEach(() => {
+  for (const child of children) child.kill('SIGKILL')
+  children.clear()
+})
+
+/** One file that plain Node starts in a tenth of a second: tests that kill a server many times would wait for tsx. */
+function serverBundle(): string {
+  if (bundle) return bundle
+  const root = fileURLToPath(new URL('../..', import.meta.url))
+  const folder = join(root, 'node_modules/.cache/nexus-uploader')
+  mkdirSync(folder, { recursive: true })
+  const outfile = join(folder, `server-${process.pid}.mjs`)
+  const entryPoints = [join(root, 'test/support/server-process.ts')]
+  buildSync({
+    entryPoints,
+    outfile,
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node20',
+    packages: 'external',
+  })
+  bundle = outfile
+  return outfile
+}
+
+export interface ServerProcess {
+  readonly url: string
+  readonly port: number
+  readonly pid: number
+  kill(signal?: NodeJS.Signals): Promise<void>
+  /** Asks it to close; resolves with the exit code once it has ended by itself. */
+  close(timeout?: number): Promise<number | null>
+}
+
+export async function startServer(settings: ServerSettings): Promise<ServerProcess> {
+  const child = fork(serverBundle(), [JSON.stringify(settings)], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
+  children.add(child)
+  const exited = new Promise<number | null>((resolve) => child.once('exit', (code) => resolve(code)))
+  const port = await new Promise<number>((resolve, reject) => {
+    child.once('message', (message) => resolve((message as { port: number }).port))
+    child.once('exit', (code) => reject(new Error(`the server ended with ${code} before it listened`)))
+    child.once('error', reject)
+  })
+  return {
+    url: `http://127.0.0.1:${port}`,
+    port,
+    pid: child.pid ?? 0,
+    async kill(signal = 'SIGKILL') {
+      child.kill(signal)
+      if (signal === 'SIGKILL') await exited
+      children.delete(child)
+    },
+    async close(timeout = 10_000) {
+      child.send('close')
+      const late = new Promise<never>((_, reject) => {
+        setTimeout(() => reject(new Error(`the process is still alive ${timeout} ms after close()`)), timeout).unref()
+      })
+      return Promise.race([exited, late])
+    },
+  }
+}

@@ -1,0 +1,42 @@
+/** A server to be killed: the documented routes in a process of their own. Settings come as JSON in the first argument. */
+import express from 'express'
+import {
+  createChunkedUploadMiddleware,
+  LocalStorageAdapter,
+  S3StorageAdapter,
+  type StorageAdapter,
+  uploadErrorHandler,
+} from '../../src/index.ts'
+
+export interface ServerSettings {
+  tempDir: string
+  directory?: string
+  s3?: { endpoint: string; region: string; accessKeyId: string; secretAccessKey: string; bucket: string }
+  port?: number
+  config?: { maxChunkSize?: number; maxFileSize?: number; cleanupInterval?: number; durability?: 'process' | 'power' }
+}
+
+const settings = JSON.parse(process.argv[2] ?? '{}') as ServerSettings
+const storage: StorageAdapter = settings.s3
+  ? new S3StorageAdapter(settings.s3)
+  : new LocalStorageAdapter({ directory: settings.directory ?? settings.tempDir })
+const uploads = createChunkedUploadMiddleware(storage, { ...settings.config, tempDir: settings.tempDir })
+const app = express()
+app.use(express.json())
+app.post('/upload/init', uploads.init)
+app.post('/upload/chunk', uploads.uploadChunk)
+app.post('/upload/complete', uploads.complete)
+app.get('/upload/progress/:uploadId', uploads.getProgress)
+app.delete('/upload/:uploadId', uploads.abort)
+app.post('/upload', uploads.upload)
+app.use(uploadErrorHandler())
+const server = app.listen(settings.port ?? 0, '127.0.0.1', () => {
+  const address = server.address()
+  process.send?.({ port: typeof address === 'object' ? address?.port : 0 })
+})
+process.on('message', (message) => {
+  if (message !== 'close') return
+  server.close()
+  server.closeAllConnections()
+  void uploads.close({ timeout: 2000 }).then(() => process.disconnect?.())
+})
