@@ -121,6 +121,9 @@ function wrong(name: string, value: unknown, expected: string): TypeError {
 }
 
 function defaultTempDir(storage: StorageAdapter): string {
-  const origin = createHash('sha256').update(`${process.cwd()}\n${storage.constructor.name}\n${storage.id ?? ''}`).digest('hex').slice(0, 12)
+  const origin = createHash('sha256')
+    .update(`${process.cwd()}\n${storage.constructor.name}\n${storage.id ?? ''}`)
+    .digest('hex')
+    .slice(0, 12)
   return join(tmpdir(), `nexus-uploader-${process.getuid?.() ?? 'user'}-${origin}`)
 }

@@ -12,6 +12,8 @@ export interface ErrorDetails {
   details?: Readonly<Record<string, unknown>>
   /** Seconds after which a retry makes sense, sent as `Retry-After`. */
   retryAfter?: number
+  /** Default: by the status. */
+  retryable?: boolean
 }
 
 /** The base of everything this library throws on purpose. */
@@ -35,9 +37,9 @@ export class NexusUploaderError extends Error {
     this.code = code
     this.status = status
     this.statusCode = status
-    this.retryable = [408, 423, 429, 502, 503, 504, 507].includes(status)
+    this.retryable = options.retryable ?? [408, 423, 429, 502, 503, 504, 507].includes(status)
     this.details = options.details ?? {}
-    this.retryAfter = options.retryAfter ?? (this.retryable && status !== 408 ? 2 : undefined)
+    this.retryAfter = options.retryAfter ?? (this.retryable && status > 408 && status !== 422 ? 2 : undefined)
     // Express' own error handler prints `stack` to the client outside production, and a stack holds paths. Where it
     // was thrown is in `cause`, which nobody prints to a client.
     Object.defineProperty(this, 'stack', {
@@ -167,10 +169,16 @@ export class UploadClosedError extends NexusUploaderError {
   }
 }
 
-/** 422: the bytes do not match the checksum that came with them; they were discarded. */
+/**
+ * 422: the bytes do not match the checksum that came with them. A chunk was discarded and can be sent again; of a whole
+ * file nothing was discarded, and chunks can still be replaced.
+ */
 export class ChecksumMismatchError extends NexusUploaderError {
-  constructor(options?: ErrorDetails) {
-    super('CHECKSUM_MISMATCH', 422, 'The data does not match its checksum and was discarded. Send it again.', options)
+  constructor(options?: ErrorDetails & { wholeFile?: boolean }) {
+    const message = options?.wholeFile
+      ? 'The file does not match its checksum. Send the wrong chunks again, or abort the upload.'
+      : 'The data does not match its checksum and was discarded. Send it again.'
+    super('CHECKSUM_MISMATCH', 422, message, { retryable: !options?.wholeFile, ...options })
   }
 }
 

@@ -1,2 +1,2 @@
-export * from './testing/storage-conformance.ts'
 export * from './testing/session-store-conformance.ts'
+export * from './testing/storage-conformance.ts'

@@ -77,10 +77,10 @@ export class RunningChecksum {
   }
 
   /** @throws ChecksumMismatchError */
-  verify(): void {
+  verify(options: { wholeFile?: boolean } = {}): void {
     const digest = this.#hash ? this.#hash.digest() : Buffer.alloc(4)
     if (!this.#hash) digest.writeUInt32BE(this.#crc)
-    if (!digest.equals(this.#expected.digest)) throw new ChecksumMismatchError()
+    if (!digest.equals(this.#expected.digest)) throw new ChecksumMismatchError(options)
   }
 }
 

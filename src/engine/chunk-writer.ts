@@ -8,6 +8,7 @@ import { addChunk, type ChunkPlan, checkSize, planChunk } from './chunk-plan.ts'
 import type { Claim } from './claims.ts'
 import type { EngineParts } from './engine-options.ts'
 import { holdsBytes, isSent, usesParts } from './part-plan.ts'
+import type { Change } from './session-updates.ts'
 import type { PositionalFile } from './staging.ts'
 
 /** Generation 1 is for chunks that replace nothing; thrown to take another. */
@@ -159,21 +160,37 @@ export class ChunkWriter {
     checkSize(session, index, body.size, limits)
     writing.signal.throwIfAborted()
     const summed = usesParts(storage.multipart, session)
-    // The sum of what is about to be replaced must not outlive it: no sum is better than a wrong one.
-    if (summed && writing.plan.existing) await this.#parts.staging.writeSum(session.id, index, 0, 0)
+    const sumBefore = summed ? await this.#prepareSum(writing, body) : null
     let replaced: Chunk | null = null
-    const stored = await this.#parts.sessions.update(session.id, (current) => {
+    const change: Change = (current) => {
       requireActive(current)
       replaced = findChunk(current.chunks, index)
       if (replaced && isFixed(current, replaced)) throw conflict()
       if (replaced && place.loose === 1) throw generationTaken
       return addChunk(touch(current, this.#parts), { index, size: body.size, ...place }, limits)
+    }
+    const stored = await this.#parts.sessions.update(session.id, change).catch(async (error) => {
+      if (sumBefore) await this.#parts.staging.writeSum(session.id, index, sumBefore.size, sumBefore.crc)
+      throw error
     })
     if (!stored) throw new UploadNotFoundError()
-    if (summed) await this.#parts.staging.writeSum(session.id, index, body.size, body.crc)
     const old = replaced as Chunk | null
+    if (summed && old) await this.#parts.staging.writeSum(session.id, index, body.size, body.crc)
     if (old && old.loose > 0) await this.#parts.staging.removeLoose(session.id, index, old.loose)
     return { session: stored, size: body.size, duplicate: false }
+  }
+
+  /**
+   * The sum of a new chunk is there before the chunk is, so that no crash comes in between. The sum of one that is about
+   * to be replaced must not outlive it: no sum is better than a wrong one. Returns what to put back on failure.
+   */
+  async #prepareSum({ session, request, plan }: Writing, body: ReceivedBody): Promise<ReceivedBody | null> {
+    const { staging } = this.#parts
+    const { existing } = plan
+    const crc = existing && (await staging.readSum(session.id, request.index, existing.size))
+    if (existing) await staging.writeSum(session.id, request.index, 0, 0)
+    else await staging.writeSum(session.id, request.index, body.size, body.crc)
+    return existing && crc !== null ? { size: existing.size, crc } : null
   }
 
   /** Compares with the stored bytes, or, when they have left for the storage, with their size and CRC-32. */
@@ -195,7 +212,7 @@ export class ChunkWriter {
     }
   }
 
-  /** The sum is written just after the chunk is recorded, so a chunk sent at once may be ahead of it. */
+  /** While a chunk is being replaced there is no sum for a moment. */
   async #hasSum(session: UploadSession, existing: Chunk, body: ReceivedBody): Promise<boolean> {
     if (body.size !== existing.size) return false
     for (let attempt = 0; attempt < 10; attempt++) {

@@ -5,7 +5,7 @@ import {
   InvalidRequestError,
   isNexusUploaderError,
   type NexusUploaderError,
-  toNexusUploaderError,
+  ProcessingError,
   UploadClosedError,
   UploadExpiredError,
   UploadIncompleteError,
@@ -81,13 +81,13 @@ export class Completion {
     const by = takeToken()
     try {
       const won = await this.#win(id, by, prepared)
-      return 'url' in won ? won : await this.#lead(won, by, context)
+      return 'url' in won ? won : await this.#lead(won.session, won.before, by, context)
     } finally {
       dropToken(by)
     }
   }
 
-  async #lead(won: UploadSession, by: string, context: unknown): Promise<StoredObject> {
+  async #lead(won: UploadSession, before: UploadSession, by: string, context: unknown): Promise<StoredObject> {
     const { id } = won
     const lost = new AbortController()
     const renewal = this.#renew(id, by, lost)
@@ -95,7 +95,7 @@ export class Completion {
       const signal = AbortSignal.any([lost.signal, this.#parts.closing])
       return await this.#finish(won, by, signal, context)
     } catch (error) {
-      await this.#giveBack(id, by)
+      await this.#giveBack(before, by)
       throw isNexusUploaderError(error) ? error : fromFileSystemError(error)
     } finally {
       clearInterval(renewal)
@@ -103,11 +103,13 @@ export class Completion {
   }
 
   /** Takes the session from `active` to `completing`, or waits for the result of whoever has it. */
-  async #win(id: string, by: string, prepared: Change): Promise<UploadSession | StoredObject> {
+  async #win(id: string, by: string, prepared: Change): Promise<Won | StoredObject> {
     const deadline = this.#parts.clock() + this.#parts.options.storageTimeout
     for (;;) {
       const now = this.#parts.clock()
+      let before: UploadSession | null = null
       const session = await this.#parts.sessions.update(id, (current) => {
+        before = current
         if (current.state !== 'active' && !isStale(current, now)) return current
         const next = prepared(current)
         if (!current.object) requireWhole(next)
@@ -119,7 +121,7 @@ export class Completion {
       if (session.state === 'aborted' || session.state === 'expired') {
         throw new UploadExpiredError({ aborted: session.state === 'aborted' })
       }
-      if (session.completing?.by === by) return session
+      if (session.completing?.by === by) return { session, before: before ?? session }
       if (now >= deadline) throw new UploadLockedError()
       await wait(pollEvery, undefined, { signal: this.#parts.closing })
     }
@@ -172,9 +174,8 @@ export class Completion {
       const told = Promise.resolve(hooks.onComplete?.(session, object, context))
       await withDeadline(told, AbortSignal.any([this.#parts.closing, AbortSignal.timeout(storageTimeout)]))
     } catch (cause) {
-      const error = toNexusUploaderError(cause)
-      if (isVerdict(error)) await this.#refuse(session, by)
-      throw error
+      if (isNexusUploaderError(cause) && isVerdict(cause)) await this.#refuse(session, by)
+      throw isNexusUploaderError(cause) ? cause : hookFailed(cause)
     }
   }
 
@@ -205,12 +206,12 @@ export class Completion {
     })
   }
 
-  /** Nothing was lost: the upload is as before, and `complete` can be called again. */
-  async #giveBack(id: string, by: string): Promise<void> {
+  /** Nothing was lost: the upload is as before, what this call demanded is forgotten, and it can be called again. */
+  async #giveBack({ id, checksum, totalSize }: UploadSession, by: string): Promise<void> {
     await this.#parts.sessions
       .update(id, (current) =>
         current.completing?.by === by && current.state === 'completing'
-          ? { ...current, state: 'active', completing: null }
+          ? { ...current, state: 'active', completing: null, checksum, totalSize }
           : current,
       )
       // Then the lease runs out by itself.
@@ -220,9 +221,20 @@ export class Completion {
 
 type Change = (session: UploadSession) => UploadSession
 
+interface Won {
+  readonly session: UploadSession
+  /** As it was before this completion. */
+  readonly before: UploadSession
+}
+
 function isStale(session: UploadSession, now: number): boolean {
   const { state, completing } = session
   return state === 'completing' && (completing === null || completing.until <= now || isDead(completing.by))
+}
+
+function hookFailed(cause: unknown): ProcessingError {
+  const message = 'The file is stored, but the application could not take it over yet. Try again.'
+  return new ProcessingError(message, { code: 'COMPLETION_HOOK_FAILED', status: 503, cause })
 }
 
 /** 4xx that no retry mends: the application looked at the file and refused it. */

@@ -54,10 +54,15 @@ export function mimeTypeMatches(mimeType: string, patterns: readonly string[]): 
   )
 }
 
-/** Keys that a hook chose: a relative path of at most 1024 bytes without empty, `.` or `..` parts. */
+/**
+ * Keys that a hook chose: a relative path of at most 1024 bytes, no part of it empty, `.`, `..`, longer than 255 bytes or
+ * named like the staging folder, and no drive letter: what any storage of ours would refuse at the very end.
+ */
 export function checkKey(key: string): string {
   const parts = key.split('/')
-  const bad = parts.some((part) => part === '' || part === '.' || part === '..')
+  const bad = parts.some(
+    (part) => /^(\.{0,2}|[a-z]:.*|\.nexus-uploader.*)$/i.test(part) || Buffer.byteLength(part) > 255,
+  )
   if (bad || Buffer.byteLength(key) > 1024 || /[\p{Cc}\\]/u.test(key) || !key.isWellFormed()) {
     throw new InvalidRequestError('The key chosen for this file is not a safe relative path.', { code: 'INVALID_KEY' })
   }

@@ -197,7 +197,7 @@ export class ObjectStorer {
     for (const { path, size } of files) {
       await this.#parts.staging.digest(path, size, (data) => checksum.update(data))
     }
-    checksum.verify()
+    checksum.verify({ wholeFile: true })
   }
 }
 

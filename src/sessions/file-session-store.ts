@@ -114,7 +114,8 @@ export class FileSessionStore implements SessionStore {
       this.#index.forget(id)
       for (let attempt = 0; attempt < maxAttempts; attempt++) {
         const found = await this.#findToDelete(id)
-        if (found === null) return
+        // Nothing, or what a `delete` left that was killed.
+        if (found === null) return this.#folders.clear(id, [])
         const buried = await this.#folders.bury(found).catch(() => 'failed' as const)
         // No room for the mark, or no way to write it: removing the files may still work, and makes room.
         if (buried !== false) return this.#folders.clear(id, [found.incarnation], buried === true)

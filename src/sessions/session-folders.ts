@@ -69,7 +69,7 @@ export class SessionFolders {
 
   /** The record, which may be `sealed` (nobody has begun the next file yet) or `dead` (not removed yet). */
   async find(id: string, flush = true): Promise<FoundRecord | null> {
-    let lookedAt = ''
+    let ended: { readonly name: string; readonly found: FoundRecord | null } | undefined
     for (let attempt = 0; attempt < maxAttempts; attempt++) {
       const incarnation = await this.#incarnationOf(id)
       if (incarnation === null) return null
@@ -78,11 +78,11 @@ export class SessionFolders {
       const { generation, nonce } = root.journal.successor
       if (root.journal.status !== 'sealed' || generation === 0) return root
       const name = `${incarnation}.${generation}.${nonce}.log`
-      const newest = await this.#read(id, incarnation, generation, name, flush)
-      if (newest !== null && newest.journal.status !== 'sealed') return newest
-      // Sealed or gone: then there is a newer one, unless the first file, read once more, still names this one.
-      if (name === lookedAt) return newest ?? fail(damageIn(root.path, `${name} is missing`))
-      lookedAt = name
+      // Sealed or gone, and the first file, read once more after that, still names no newer one.
+      if (name === ended?.name) return ended.found ?? fail(damageIn(root.path, `${name} is missing`))
+      const found = await this.#read(id, incarnation, generation, name, flush)
+      if (found !== null && found.journal.status !== 'sealed') return found
+      ended = { name, found }
     }
     throw exhausted()
   }
@@ -266,11 +266,12 @@ export class SessionFolders {
         await this.files.flushFolder(this.directory)
         return true
       } catch (error) {
-        // Windows says EPERM or EACCES also for an empty folder that is in the way.
-        if (!hasCode(error, 'ENOTEMPTY', 'EEXIST', 'ENOTDIR', 'EPERM', 'EACCES')) throw error
+        // EPERM and EACCES are what Windows says when a folder is in the way; elsewhere, and when none is, they mean it.
+        const refused = hasCode(error, 'EPERM', 'EACCES')
+        if (!refused && !hasCode(error, 'ENOTEMPTY', 'EEXIST', 'ENOTDIR')) throw error
         const found = await this.find(id)
         if (found !== null && found.journal.status !== 'dead') return false
-        if (found === null && (await this.#namesIn(folder)).length === 0 && attempt > 0) throw error
+        if (refused && found === null && attempt > 2) throw error
         await this.clear(id, found === null ? [] : [found.incarnation])
       }
     }

@@ -19,7 +19,10 @@ export type { S3StorageOptions } from './s3-options.ts'
  *
  * Throws `TypeError` for wrong options. Its methods throw `S3UploadError`: 503 when S3 is overloaded or out of reach,
  * 504 when it does not answer in time, 507 when it is full, 502 for the rest; an error of this library that comes out
- * of the stream to store (a size limit, say) passes through as it is. What S3 said is in `cause`.
+ * of the stream to store (a size limit, say) passes through as it is. What S3 said is in `cause`, without keys.
+ *
+ * The credentials need PutObject, GetObject (to look), DeleteObject, ListMultipartUploadParts, AbortMultipartUpload and
+ * ListBucketMultipartUploads. A lifecycle rule that aborts old multipart uploads is a good second line.
  */
 export class S3StorageAdapter implements StorageAdapter {
   /** Parts go to S3 while the client is still sending. */

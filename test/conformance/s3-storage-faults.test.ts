@@ -5,7 +5,6 @@ import type { AddressInfo } from 'node:net'
 import { Readable } from 'node:stream'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import type { S3StorageAdapter } from '../../src/s3.ts'
-import type { StoredPart } from '../../src/types.ts'
 import type { OrderedFault } from '../support/s3-fault.ts'
 import { failureOf, MIN_PART, objectInfo, S3Fixture } from '../support/s3-fixture.ts'
 import { clientOf, doubleTarget } from '../support/s3-target.ts'
@@ -182,93 +181,6 @@ describe('a failure that stays', () => {
     await failureOf(under('DeleteObject', { status: 503, times: 9 }, storage))
     expect(fx.double.log('DeleteObject')).toHaveLength(3)
     client.destroy()
-  })
-})
-
-describe('completing', () => {
-  it('looks when the answer was lost, and finds the object without asking again', async () => {
-    const url = await under('CompleteMultipartUpload', { status: 'lost-response' })
-    expect(url).toContain(fx.bucket)
-    expect(fx.double.log('CompleteMultipartUpload')).toHaveLength(1)
-    expect(fx.double.log('HeadObject')).toHaveLength(1)
-  })
-
-  it('looks when the deadline has passed, and finds the object', async () => {
-    const storage = fx.adapter({ completeTimeout: 100 })
-    await under('CompleteMultipartUpload', { status: 'drip', delayMs: 3000 }, storage)
-    expect(fx.double.log('CompleteMultipartUpload')).toHaveLength(1)
-  })
-
-  it('waits for an answer that drips', async () => {
-    await under('CompleteMultipartUpload', { status: 'drip', delayMs: 400 })
-    expect(fx.double.log('CompleteMultipartUpload')).toHaveLength(1)
-  })
-
-  it('repeats after a 200 that turns out to be an error', async () => {
-    await under('CompleteMultipartUpload', { status: 'error-in-200', times: 2 })
-    expect(fx.double.log('CompleteMultipartUpload')).toHaveLength(3)
-  })
-
-  it('fails when the 200 is an error every time, and the parts stay for another try', async () => {
-    const { info, ref, parts } = await ready('error-in-200')
-    fx.double.fail('CompleteMultipartUpload', { status: 'error-in-200', times: 4 })
-    expect(await failureOf(fx.storage.multipart.complete(ref, parts, info))).toMatchObject({
-      status: 503,
-      retryable: true,
-    })
-    expect(await fx.parts(ref)).toHaveLength(2)
-    await fx.storage.multipart.complete(ref, parts, info)
-  })
-
-  it('does not believe a 200 without a body', async () => {
-    const { info, ref, parts } = await ready('empty-200')
-    fx.double.fail('CompleteMultipartUpload', { status: 'empty-200', times: 4 })
-    await failureOf(fx.storage.multipart.complete(ref, parts, info))
-    expect(await fx.exists('empty-200')).toBe(false)
-  })
-
-  it('answers the URL when the upload is gone because the object is there already', async () => {
-    const { info, ref, parts } = await ready('gone-done')
-    const url = await fx.storage.multipart.complete(ref, parts, info)
-    fx.double.fail('CompleteMultipartUpload', { status: 'NoSuchUpload' })
-    expect(await fx.storage.multipart.complete(ref, parts, info)).toBe(url)
-  })
-
-  it('fails when the upload is gone and there is no object, as after a lifecycle rule', async () => {
-    const { info, ref, parts } = await ready('gone-lost')
-    await fx.storage.multipart.abort(ref)
-    const error = await failureOf(fx.storage.multipart.complete(ref, parts, info))
-    expect(error).toMatchObject({ status: 502, code: 'MULTIPART_GONE' })
-    expect(fx.double.log('CompleteMultipartUpload')).toHaveLength(1)
-  })
-
-  it.each<[string, (parts: readonly StoredPart[]) => readonly StoredPart[], string]>([
-    ['another size', (parts) => parts.map((part) => ({ ...part, size: part.size + 1 })), 'same'],
-    ["another upload's mark", (parts) => parts, 'other'],
-  ])('does not take an object with %s for its own, even after a success', async (name, change, uploadId) => {
-    const key = `own/${name}`
-    const first = objectInfo({ uploadId: 'same' })
-    const ref = await fx.sendParts(key, first, bytes)
-    const parts = await fx.parts(ref)
-    await fx.storage.multipart.complete(ref, parts, first)
-    // The double answers 200 to a repeated complete, as AWS does.
-    await failureOf(fx.storage.multipart.complete(ref, change(parts), objectInfo({ uploadId })))
-    await fx.storage.multipart.complete(ref, parts, first)
-  })
-
-  it('trusts a plain success when it may not look, but nothing less', async () => {
-    fx.double.fail('HeadObject', { status: 'AccessDenied', times: 2 })
-    await calls.CompleteMultipartUpload?.(fx.storage)
-    const { info, ref, parts } = await ready('blind')
-    fx.double.fail('CompleteMultipartUpload', { status: 'lost-response' })
-    expect((await failureOf(fx.storage.multipart.complete(ref, parts, info))).status).toBe(503)
-  })
-
-  it('does not repeat what the server refuses for good', async () => {
-    const { info, ref, parts } = await ready('refused')
-    const wrong = parts.map((part) => ({ ...part, etag: '"00000000000000000000000000000000"' }))
-    expect((await failureOf(fx.storage.multipart.complete(ref, wrong, info))).status).toBe(502)
-    expect(fx.double.log('CompleteMultipartUpload')).toHaveLength(1)
   })
 })
 

@@ -277,3 +277,57 @@ function slow(data: Buffer, delay: number): Readable {
     { objectMode: false },
   )
 }
+
+describe('a wrong whole-file checksum at complete', () => {
+  it('is forgotten with the refusal: the right one, or none, still completes', async () => {
+    const { client } = testEngine()
+    const file = bytes(100_000)
+    const id = await client.create(file.length)
+    await client.write(id, 0, file)
+    const of = (data: Buffer) => `sha256:${Buffer.from(sha256(data), 'hex').toString('base64')}`
+    await expect(client.complete(id, of(bytes(5)))).rejects.toMatchObject({
+      code: 'CHECKSUM_MISMATCH',
+      retryable: false,
+    })
+    expect((await client.complete(id, of(file))).checksum).toBe(of(file))
+  })
+})
+
+describe('a refused replacement', () => {
+  it('leaves the stored chunk known: its bytes are still welcome again', async () => {
+    const storage = new MemoryStorageAdapter({ multipart: parts })
+    const { multipart } = storage
+    if (!multipart) throw new Error('this storage was to take parts')
+    const { client } = testEngine({ storage })
+    const file = bytes(140_000)
+    const [first] = cut(file, 70_000) as [Buffer]
+    const id = await client.create(file.length, { chunkSize: 70_000 })
+    const uploadPart = multipart.uploadPart.bind(multipart)
+    let sendNow: () => void = () => {}
+    const held = new Promise<void>((resolve) => {
+      sendNow = resolve
+    })
+    multipart.uploadPart = async (...args) => {
+      await held
+      return uploadPart(...args)
+    }
+    await client.write(id, 0, first)
+    const source = streamOf(bytes(70_000, 9))
+    const replacing = client.write(
+      id,
+      0,
+      Readable.from(
+        (async function* () {
+          for await (const piece of source) {
+            yield piece
+            sendNow()
+            await new Promise((resolve) => setTimeout(resolve, 60))
+          }
+        })(),
+        { objectMode: false },
+      ),
+    )
+    await expect(replacing).rejects.toMatchObject({ code: 'CHUNK_CONFLICT' })
+    expect((await client.write(id, 0, first)).duplicate).toBe(true)
+  })
+})

@@ -258,8 +258,8 @@ describe('hooks', () => {
     const storage = new Failing({ multipart: false })
     const { client } = testEngine({ storage, hooks })
     const id = await uploaded(client, bytes(100_000))
-    await expect(client.complete(id)).rejects.toMatchObject({ status: 500, code: 'INTERNAL_ERROR' })
-    await expect(client.complete(id)).rejects.toMatchObject({ status: 500 })
+    await expect(client.complete(id)).rejects.toMatchObject({ status: 503, code: 'COMPLETION_HOOK_FAILED' })
+    await expect(client.complete(id)).rejects.toMatchObject({ status: 503, retryable: true })
     await client.complete(id)
     expect([calls, ids.size, storage.uploads]).toEqual([3, 1, 1])
   })
@@ -288,7 +288,19 @@ describe('hooks', () => {
     const { client } = testEngine({ hooks })
     const id = await client.create(0)
     expect((await client.complete(id)).key).toBe('people/7/avatar.png')
-    for (key of ['../x', '/x', 'a//b', 'a/../b', 'a\\b', 'a/./b', '', 'a\0b']) {
+    for (key of [
+      '../x',
+      '/x',
+      'a//b',
+      'a/../b',
+      'a\\b',
+      'a/./b',
+      '',
+      'a\0b',
+      'c:x',
+      '.nexus-uploader/x',
+      `a/${'x'.repeat(256)}`,
+    ]) {
       await expect(client.create(0)).rejects.toMatchObject({ code: 'INVALID_KEY' })
     }
   })

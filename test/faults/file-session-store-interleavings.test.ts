@@ -3,7 +3,7 @@
  * of all of them put in a random order: any of them may be held between any two calls for as long as the others
  * run, or be killed there. What they saw must fit one order of calls.
  */
-import { mkdtemp, readdir } from 'node:fs/promises'
+import { type FileHandle, mkdtemp, readdir } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
@@ -15,13 +15,14 @@ import { type Call, isLinearizable, type Recorded, type State } from './lineariz
 import { interceptedFs, keyOf, newRecord, randomFrom, someId } from './session-store-support.ts'
 
 const firstSeed = Number(process.env.FIRST_SEED ?? 1)
-const seeds = Number(process.env.SEEDS ?? 250)
+const seeds = Number(process.env.SEEDS ?? 150)
 
 /** Lets one file-system call of one process happen at a time. */
 class Schedule {
   readonly #random: () => number
   readonly #waiting: { readonly process: number; readonly go: () => Promise<void> }[] = []
   readonly #killed = new Set<number>()
+  readonly #handles = new Map<number, FileHandle[]>()
   #held: number | null = null
   #running = 0
 
@@ -30,12 +31,15 @@ class Schedule {
   }
 
   fsOf(process: number): SessionFileSystem {
-    return interceptedFs(
-      (_, proceed) =>
-        new Promise((resolve, reject) => {
-          this.#waiting.push({ process, go: () => proceed().then(resolve, reject) })
-        }),
-    )
+    const handles: FileHandle[] = []
+    this.#handles.set(process, handles)
+    return interceptedFs(async (name, proceed) => {
+      const result = await new Promise((resolve, reject) => {
+        this.#waiting.push({ process, go: () => proceed().then(resolve, reject) })
+      })
+      if (name === 'open') handles.push(result as FileHandle)
+      return result
+    })
   }
 
   start(process: number, work: () => Promise<void>, failed: (error: unknown) => void): void {
@@ -72,6 +76,7 @@ class Schedule {
     for (const call of this.#waiting.filter((waiting) => waiting.process === process)) {
       this.#waiting.splice(this.#waiting.indexOf(call), 1)
     }
+    for (const handle of this.#handles.get(process) ?? []) void handle.close()
   }
 }
 

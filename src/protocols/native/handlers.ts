@@ -66,12 +66,12 @@ function receiveChunk(engine: UploadEngine, exchange: Exchange): Promise<ChunkWr
   const { request } = exchange
   const parsed = (request as { file?: { buffer?: Buffer; path?: string } }).file
   if (parsed) return writeParsed(engine, exchange, parsed)
-  if (request.readableEnded) throw alreadyRead()
   const type = mediaType(request)
-  if (type === 'multipart/form-data') return writeForm(engine, exchange)
-  if (type !== 'application/octet-stream') {
+  if (type !== 'multipart/form-data' && type !== 'application/octet-stream') {
     throw new UnsupportedMediaTypeError('Send chunks as multipart/form-data or as application/octet-stream.')
   }
+  if (request.readableEnded) throw alreadyRead()
+  if (type === 'multipart/form-data') return writeForm(engine, exchange)
   return engine.writeChunk({ ...chunkRef(request.query, exchange), body: request, size: contentLength(request) })
 }
 

@@ -1,0 +1,142 @@
+/** `npm run demo` tells the truth: it succeeds, it can fail, and it leaves nothing behind, however it ends. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readdirSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { afterEach, describe, expect, it } from 'vitest'
+import { tempFolder } from '../support/temp-folder.ts'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const runTimeout = 120_000
+const children = new Set<ChildProcess>()
+
+afterEach(() => {
+  for (const child of children) child.kill('SIGKILL')
+  children.clear()
+})
+
+/** The demo with a temp folder of its own, so that what it leaves there can be seen. */
+function startDemo(args: string[], env: Record<string, string> = {}) {
+  const tmp = tempFolder()
+  const child = spawn(process.execPath, ['--import', 'tsx', 'scripts/demo.ts', '--size', '48', ...args], {
+    cwd: root,
+    env: { ...process.env, TMPDIR: tmp, PORT: '', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  children.add(child)
+  let output = ''
+  const add = (text: Buffer) => {
+    output += text
+  }
+  child.stdout.on('data', add)
+  child.stderr.on('data', add)
+  const ended = once(child, 'close').then(([code]) => code as number | null)
+  return {
+    child,
+    ended,
+    output: () => output,
+    leftovers: () => readdirSync(tmp).filter((name) => name.startsWith('nexus-uploader-demo-')),
+    /** Resolves with the match as soon as the output has it. */
+    said: (pattern: RegExp) =>
+      until(() => {
+        const match = pattern.exec(output)
+        if (!match && child.exitCode !== null) throw new Error(`the demo ended with ${child.exitCode}: ${output}`)
+        return match
+      }, `${pattern} in the output`),
+  }
+}
+
+async function until<Result>(look: () => Result | null | false, what: string): Promise<Result> {
+  const deadline = Date.now() + 60_000
+  for (;;) {
+    const result = look()
+    if (result) return result
+    if (Date.now() > deadline) throw new Error(`waited in vain for ${what}`)
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch {
+    return false
+  }
+}
+
+describe('the demo', () => {
+  it(
+    'survives the cut and the kill, sends only what is missing, and the checksum matches',
+    async () => {
+      const demo = startDemo(['--once'])
+      expect(await demo.ended, demo.output()).toBe(0)
+      const output = demo.output()
+      expect(output).toMatch(/connection cut in the middle of chunk \d+/)
+      expect(output).toMatch(/The server counts nothing of it/)
+      expect(output).toMatch(/killed with SIGKILL/)
+      expect(output).toMatch(/GET \/upload\/progress: ECONNREFUSED/)
+      expect(output).toMatch(/Server killed +after \d+ chunks acknowledged; 0 of them lost/)
+      const [, missing, sent] = /Resumed +\d+ missing chunks?, ([\d.]+ MiB); sent ([\d.]+ MiB)/.exec(output) ?? []
+      expect(missing).toBeDefined()
+      expect(sent).toBe(missing)
+      expect(output).toMatch(/File +48\.0 MiB, SHA-256 [0-9a-f]{64}/)
+      expect(output).toMatch(/SHA-256 of the stored file is the same/)
+      expect(output).toMatch(/All was right/)
+      expect(demo.leftovers()).toEqual([])
+    },
+    runTimeout,
+  )
+
+  it(
+    'fails when one byte of the stored file is wrong',
+    async () => {
+      const demo = startDemo(['--once'], { NEXUS_DEMO_CORRUPT: '1' })
+      expect(await demo.ended, demo.output()).toBe(1)
+      expect(demo.output()).toMatch(/SHA-256 of the stored file IS DIFFERENT/)
+      expect(demo.output()).toMatch(/NOT RIGHT/)
+      expect(demo.leftovers()).toEqual([])
+    },
+    runTimeout,
+  )
+
+  it(
+    'keeps its page open until Ctrl+C',
+    async () => {
+      const demo = startDemo([])
+      const [, url = ''] = await demo.said(/Try it in a browser: (\S+)/)
+      const page = await (await fetch(url)).text()
+      const assets = [...page.matchAll(/(?:src|href)="(\/\w[^"]*)"/g)].map(([, path]) => path ?? '')
+      expect(assets).toEqual(['/page.css', '/page.js'])
+      const script = await (await fetch(new URL('/page.js', url))).text()
+      const modules = [...script.matchAll(/from '(\.\/[^']+)'/g)].map(([, path]) => path ?? '')
+      for (const path of [...assets, ...modules]) expect((await fetch(new URL(path, url))).status, path).toBe(200)
+      demo.child.kill('SIGINT')
+      expect(await demo.ended, demo.output()).toBe(0)
+      expect(demo.leftovers()).toEqual([])
+    },
+    runTimeout,
+  )
+
+  for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
+    it(
+      `leaves no process and no file when ${signal} ends it half way`,
+      async () => {
+        const demo = startDemo(['--speed', '20'])
+        const [, pid] = await demo.said(/Server process (\d+)/)
+        await demo.said(/Uploading/)
+        demo.child.kill(signal)
+        expect(await demo.ended).toBe(signal === 'SIGTERM' ? 130 : null)
+        await until(() => !isAlive(Number(pid)), 'the server to end')
+        await until(() => demo.leftovers().length === 0, 'the temp folder to go')
+      },
+      runTimeout,
+    )
+  }
+
+  it('refuses options that make no sense', async () => {
+    const demo = startDemo(['--size', '1'])
+    expect(await demo.ended).toBe(2)
+    expect(demo.output()).toMatch(/--size must be a whole number from 32 to 2048, got "1"/)
+  })
+})

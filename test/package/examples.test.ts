@@ -1,0 +1,141 @@
+/** The examples run as they are printed: each as a process of its own, used over the documented routes. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { gunzipSync } from 'node:zlib'
+import { GetObjectCommand } from '@aws-sdk/client-s3'
+import { afterEach, describe, expect, it } from 'vitest'
+import { answer, nativeClient } from '../support/native-client.ts'
+import { bytes, cut, sha256 } from '../support/random.ts'
+import { clientOf, s3Target } from '../support/s3-target.ts'
+import { filesBelow, tempFolder } from '../support/temp-folder.ts'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const MiB = 1024 * 1024
+const children = new Set<ChildProcess>()
+
+afterEach(async () => {
+  for (const child of children) {
+    if (child.exitCode !== null || child.signalCode !== null) continue
+    const exited = once(child, 'exit')
+    child.kill('SIGKILL')
+    await exited
+  }
+  children.clear()
+})
+
+/** Resolves when the example says where it listens. */
+async function startExample(name: string, env: Record<string, string>) {
+  const child = spawn(process.execPath, ['--import', 'tsx', `examples/${name}.ts`], {
+    cwd: root,
+    env: { ...process.env, ...env, PORT: '0', TMPDIR: tempFolder() },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  children.add(child)
+  let output = ''
+  const url = await new Promise<string>((resolve, reject) => {
+    const add = (text: Buffer) => {
+      output += text
+      const [, found] = /listening on (http:\S+)\n/.exec(output) ?? []
+      if (found) resolve(found)
+    }
+    child.stdout.on('data', add)
+    child.stderr.on('data', add)
+    child.once('close', (code) => reject(new Error(`${name} ended with ${code}: ${output}`)))
+    setTimeout(() => reject(new Error(`${name} does not listen: ${output}`)), 30_000).unref()
+  })
+  return { child, url, client: nativeClient(url) }
+}
+
+/** As documented, without a declared chunk size; the chunks come in another order than they have. */
+async function upload(client: ReturnType<typeof nativeClient>, data: Buffer, chunkSize: number, fileName: string) {
+  const uploadId = await client.start(data.length, { fileName, mimeType: 'application/octet-stream' })
+  const chunks = [...cut(data, chunkSize).entries()].reverse()
+  for (const [index, chunk] of chunks) {
+    const { status, body } = await client.chunk(uploadId, index, chunk)
+    expect({ status, body }).toMatchObject({ status: 200, body: { success: true } })
+  }
+  const { body: progress } = await client.progress(uploadId)
+  expect(progress).toMatchObject({ uploadedChunks: chunks.length, totalChunks: chunks.length })
+  const { status, body } = await client.complete(uploadId)
+  expect({ status, body }).toMatchObject({ status: 200, body: { url: expect.any(String), size: data.length } })
+  return body as { url: string; key: string }
+}
+
+async function download(url: string): Promise<Buffer> {
+  const response = await fetch(url)
+  expect(response.status).toBe(200)
+  return Buffer.from(await response.arrayBuffer())
+}
+
+describe('examples/express-local.ts', () => {
+  it('stores a file in the folder and serves it', async () => {
+    const directory = tempFolder()
+    const { child, url, client } = await startExample('express-local', { UPLOAD_DIR: directory })
+    const data = bytes(7 * MiB + 123)
+    const stored = await upload(client, data, 2 * MiB, 'report.pdf')
+    expect(sha256(await readFile(join(directory, stored.key)))).toBe(sha256(data))
+    expect(sha256(await download(new URL(stored.url, url).href))).toBe(sha256(data))
+    const missing = await client.progress('00000000-0000-4000-8000-000000000000')
+    expect(missing).toMatchObject({ status: 404, body: { code: 'UPLOAD_NOT_FOUND' } })
+    child.kill('SIGTERM')
+    expect(await once(child, 'exit')).toEqual([0, null])
+  })
+})
+
+describe('examples/express-s3.ts', () => {
+  it('stores a file in the bucket, in chunks and in one request', async () => {
+    const target = await s3Target()
+    try {
+      const { url, client } = await startExample('express-s3', {
+        S3_ENDPOINT: target.endpoint,
+        S3_REGION: target.region,
+        S3_ACCESS_KEY_ID: target.accessKeyId,
+        S3_SECRET_ACCESS_KEY: target.secretAccessKey,
+        S3_BUCKET: target.bucket,
+      })
+      const s3 = clientOf(target)
+      const read = async (key: string) => {
+        const { Body } = await s3.send(new GetObjectCommand({ Bucket: target.bucket, Key: key }))
+        return sha256(Buffer.from((await Body?.transformToByteArray()) ?? []))
+      }
+      const data = bytes(13 * MiB + 7)
+      const stored = await upload(client, data, 2 * MiB, 'video.mp4')
+      expect(await read(stored.key)).toBe(sha256(data))
+
+      const small = bytes(100_000, 2)
+      const form = new FormData()
+      form.append('file', new Blob([new Uint8Array(small)]), 'small.bin')
+      const single = await answer(fetch(`${url}/upload`, { method: 'POST', body: form }))
+      expect(single.status, single.text).toBe(200)
+      expect(await read(single.body.key)).toBe(sha256(small))
+
+      const abandoned = await client.start(data.length)
+      expect((await client.abort(abandoned)).status).toBe(204)
+      expect((await client.progress(abandoned)).status).toBe(410)
+      s3.destroy()
+    } finally {
+      await target.close()
+    }
+  })
+})
+
+describe('examples/custom-adapter.ts', () => {
+  it('stores a file compressed and serves what was uploaded', async () => {
+    const directory = tempFolder()
+    const { url, client } = await startExample('custom-adapter', { ARCHIVE_DIR: directory })
+    const lines = Array.from(
+      { length: 120_000 },
+      (_, i) => `2026-01-01T00:00:00Z request ${i} answered in ${i % 97} ms\n`,
+    )
+    const data = Buffer.from(lines.join(''))
+    const stored = await upload(client, data, 1 * MiB, 'access.log')
+    const compressed = await readFile(join(directory, `${stored.key}.gz`))
+    expect(compressed.length).toBeLessThan(data.length / 3)
+    expect(sha256(gunzipSync(compressed))).toBe(sha256(data))
+    expect(sha256(await download(new URL(stored.url, url).href))).toBe(sha256(data))
+    expect((await filesBelow(directory)).filter((name) => name.includes('.part'))).toEqual([])
+  })
+})
