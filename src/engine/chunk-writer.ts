@@ -28,17 +28,16 @@ export class ChunkWriter {
     this.#parts = parts
   }
 
-  /** `session` has been authorised and is active; `yieldTo` aborts when a completion or an abort wants the upload. */
-  async write(session: UploadSession, request: WriteChunk, signal: AbortSignal, yieldTo: AbortController) {
+  /** `session` has been authorised and is active; a completion or an abort that wants the upload aborts `stop`. */
+  async write(session: UploadSession, request: WriteChunk, stop: AbortController): Promise<ChunkWritten> {
     const { limits } = this.#parts.options
     const plan = planChunk(session, request.index, limits, request.maxSize)
     if (request.size !== undefined) {
       if (request.size > plan.maxSize) throw plan.tooLarge()
       checkSize(session, request.index, request.size, limits)
     }
-    await this.#parts.staging.createFolder(session.id)
-    const writing: Writing = { request, plan, signal: AbortSignal.any([signal, yieldTo.signal]), session }
-    const onYield = () => yieldTo.abort(new UploadClosedError('The upload was finished or aborted meanwhile.'))
+    const writing: Writing = { request, plan, signal: stop.signal, session }
+    const onYield = () => stop.abort(new UploadClosedError('The upload was finished or aborted meanwhile.'))
     const release = await this.#parts.space.reserve(request.size ?? plan.maxSize)
     try {
       return await this.#claimAndWrite(writing, onYield)
@@ -51,16 +50,18 @@ export class ChunkWriter {
 
   async #claimAndWrite(writing: Writing, onYield: () => void): Promise<ChunkWritten> {
     const { session, plan } = writing
-    const claim = plan.inPlace && (await this.#parts.claims.claim(session.id, plan.inPlace, onYield))
-    if (plan.inPlace && claim) {
+    const { claims } = this.#parts
+    const range = plan.inPlace
+    const claim = range && (await this.#inFolder(session.id, () => claims.claim(session.id, range, onYield)))
+    if (range && claim) {
       try {
-        const written = await this.#writeInPlace(writing, plan.inPlace)
+        const written = await this.#writeInPlace(writing, range)
         if (written) return written
       } finally {
         await claim.release()
       }
     }
-    const presence: Claim = await this.#parts.claims.present(session.id, onYield)
+    const presence: Claim = await this.#inFolder(session.id, () => claims.present(session.id, onYield))
     try {
       const existing = plan.existing
       return existing && isFixed(session, existing)
@@ -68,6 +69,17 @@ export class ChunkWriter {
         : await this.#writeAside(writing)
     } finally {
       await presence.release()
+    }
+  }
+
+  /** The first chunk of an upload makes its folder. */
+  async #inFolder<Result>(uploadId: string, claim: () => Promise<Result>): Promise<Result> {
+    try {
+      return await claim()
+    } catch (error) {
+      if ((error as { code?: unknown } | null)?.code !== 'ENOENT') throw error
+      await this.#parts.staging.createFolder(uploadId)
+      return claim()
     }
   }
 

@@ -15,6 +15,7 @@ import { pipeline } from 'node:stream/promises'
 import fs from 'fs-extra'
 import { StorageUnavailableError } from '../errors.ts'
 import type { Durability, PartBody } from '../types.ts'
+import { bytesIn, ownFolder, randomGeneration, splitAt, syncFolder, writeAll } from './staged-files.ts'
 
 const noFollow = flags.O_NOFOLLOW ?? 0
 const copyBufferSize = 1024 * 1024
@@ -321,65 +322,4 @@ export class Staging {
     const handle = await open(path, flags.O_RDWR | noFollow)
     await handle.sync().finally(() => handle.close())
   }
-}
-
-async function bytesIn(folder: string): Promise<number> {
-  let bytes = 0
-  for (const name of await readdir(folder).catch(() => [])) {
-    const info = await lstat(join(folder, name)).catch(() => null)
-    if (info?.isFile()) bytes += info.blocks * 512
-  }
-  return bytes
-}
-
-function randomGeneration(): number {
-  return 2 + randomBytes(6).readUIntBE(0, 6)
-}
-
-async function ownFolder(path: string): Promise<void> {
-  const info = await lstat(path)
-  const foreign = process.getuid !== undefined && info.uid !== process.getuid()
-  if (!info.isDirectory() || foreign) {
-    const cause = new Error(`tempDir ${path} must be a folder of the user that runs the server, not a link`)
-    throw new StorageUnavailableError(undefined, { code: 'TEMP_DIR_REFUSED', cause })
-  }
-}
-
-async function syncFolder(path: string): Promise<void> {
-  if (process.platform === 'win32') return
-  const handle = await open(path, flags.O_RDONLY)
-  await handle.sync().finally(() => handle.close())
-}
-
-/** `writev` may write less than it was given. */
-async function writeAll(handle: FileHandle, buffers: Buffer[], position: number): Promise<void> {
-  const total = buffers.reduce((sum, buffer) => sum + buffer.length, 0)
-  let { bytesWritten } = await handle.writev(buffers, position)
-  while (bytesWritten < total) {
-    const rest = Buffer.concat(buffers).subarray(bytesWritten)
-    const more = await handle.write(rest, 0, rest.length, position + bytesWritten)
-    bytesWritten += more.bytesWritten
-  }
-}
-
-function* splitAt(buffers: Buffer[], position: number, partSize: number) {
-  let partNumber = Math.floor(position / partSize) + 1
-  let at = position - (partNumber - 1) * partSize
-  let piece: Buffer[] = []
-  let pieceStart = at
-  for (const buffer of buffers) {
-    for (let rest = buffer; rest.length > 0; ) {
-      const taken = rest.subarray(0, partSize - at)
-      piece.push(taken)
-      at += taken.length
-      rest = rest.subarray(taken.length)
-      if (at < partSize) continue
-      yield { partNumber, buffers: piece, position: pieceStart }
-      partNumber += 1
-      at = 0
-      pieceStart = 0
-      piece = []
-    }
-  }
-  if (piece.length > 0) yield { partNumber, buffers: piece, position: pieceStart }
 }

@@ -44,6 +44,7 @@ export class FileSessionStore implements SessionStore {
   readonly shared = false
   readonly #directory: string
   readonly #fs: SessionFileSystem
+  readonly #files: SessionFiles
   readonly #folders: SessionFolders
   readonly #index: SessionIndex
   readonly #cache = new SessionCache()
@@ -62,7 +63,8 @@ export class FileSessionStore implements SessionStore {
     }
     this.#directory = resolve(directory)
     this.#fs = fs
-    this.#folders = new SessionFolders(new SessionFiles(fs, durability === 'power'), this.#directory)
+    this.#files = new SessionFiles(fs, durability === 'power')
+    this.#folders = new SessionFolders(this.#files, this.#directory)
     this.#journalLimit = journalLimit
     this.#index = new SessionIndex({ list: () => this.#list(), look: (id, known) => this.#look(id, known) })
   }
@@ -111,14 +113,18 @@ export class FileSessionStore implements SessionStore {
     if (!isSessionId(id)) return
     await this.#run(id, async () => {
       this.#cache.delete(id)
-      this.#index.forget(id)
       for (let attempt = 0; attempt < maxAttempts; attempt++) {
         const found = await this.#findToDelete(id)
         // Nothing, or what a `delete` left that was killed.
-        if (found === null) return this.#folders.clear(id, [])
+        if (found === null) {
+          await this.#folders.clear(id, [])
+          return this.#index.forget(id)
+        }
         const buried = await this.#folders.bury(found).catch(() => 'failed' as const)
         // No room for the mark, or no way to write it: removing the files may still work, and makes room.
-        if (buried !== false) return this.#folders.clear(id, [found.incarnation], buried === true)
+        if (buried === false) continue
+        await this.#folders.clear(id, [found.incarnation], buried === true)
+        return this.#index.forget(id)
       }
       throw new StorageUnavailableError()
     })
@@ -209,7 +215,7 @@ export class FileSessionStore implements SessionStore {
   }
 
   #open(): Promise<DirectoryIdentity> {
-    this.#opening ??= openPrivateDirectory(this.#fs, this.#directory).catch((error: unknown) => {
+    this.#opening ??= openPrivateDirectory(this.#files, this.#directory).catch((error: unknown) => {
       this.#opening = undefined
       throw error
     })

@@ -1,7 +1,8 @@
 /** The folder of the session store: private, ours, and still the one we began with. */
 import type { Stats } from 'node:fs'
+import { dirname } from 'node:path'
 import { StorageUnavailableError } from '../errors.ts'
-import type { SessionFileSystem } from './session-files.ts'
+import type { SessionFileSystem, SessionFiles } from './session-files.ts'
 
 export interface DirectoryIdentity {
   readonly dev: number
@@ -12,9 +13,12 @@ export interface DirectoryIdentity {
  * Makes the folder if there is none.
  * @throws StorageUnavailableError when it is not safe to use; `cause` says why
  */
-export async function openPrivateDirectory(fs: SessionFileSystem, path: string): Promise<DirectoryIdentity> {
-  await fs.mkdir(path, { recursive: true, mode: 0o700 })
-  const stats = await fs.lstat(path)
+export async function openPrivateDirectory(files: SessionFiles, path: string): Promise<DirectoryIdentity> {
+  const firstMade = await files.fs.mkdir(path, { recursive: true, mode: 0o700 })
+  for (let made = path; firstMade !== undefined && made.length >= firstMade.length; made = dirname(made)) {
+    await files.flushFolder(dirname(made))
+  }
+  const stats = await files.fs.lstat(path)
   const fault = faultOf(stats)
   if (fault !== null) throw new StorageUnavailableError(undefined, { cause: new Error(`${path} ${fault}`) })
   return { dev: stats.dev, ino: stats.ino }

@@ -20,34 +20,36 @@ afterAll(() => fs.remove(folder))
 type Fault = (proceed: () => Promise<unknown>, args: unknown[], name: string) => Promise<unknown>
 
 /** The call is not made. */
-const refuses =
-  (code: string): Fault =>
-  async () => {
+function refuses(code: string): Fault {
+  return async (proceed, _, name) => {
+    // What the test does not close nobody does.
+    if (name === 'handle.close') await proceed()
     throw Object.assign(new Error(`injected ${code}`), { code })
   }
+}
 
 /** The call is made, and says that it was not. */
-const fails =
-  (code: string): Fault =>
-  async (proceed, args, name) => {
-    const result = await proceed()
-    // A file that nobody will know of would stay open.
+function fails(code: string): Fault {
+  return async (proceed, args, name) => {
+    const result = name === 'handle.close' ? null : await proceed()
     if (name === 'open') await (result as { close(): Promise<void> }).close()
     return refuses(code)(proceed, args, name)
   }
+}
 
-/** A write takes only so many bytes of what it was given. */
-const takes =
-  (share: number): Fault =>
-  async (proceed, args, name) => {
-    if (name === 'handle.write')
-      args[0] = (args[0] as Buffer).subarray(0, Math.floor((args[0] as Buffer).length * share))
+/** A write takes only this share of what it was given. */
+function takes(share: number): Fault {
+  return async (proceed, args, name) => {
+    const bytes = args[0] as Buffer
+    if (name === 'handle.write') args[0] = bytes.subarray(0, Math.floor(bytes.length * share))
     return proceed()
   }
+}
 
-const faults: Record<string, { fault: Fault; status: number }> = {
+/** `cold`: also of a store that has not read the record before. */
+const faults: Record<string, { fault: Fault; status: number; cold?: true }> = {
   'is refused with ENOSPC': { fault: refuses('ENOSPC'), status: 507 },
-  'is refused with EIO': { fault: refuses('EIO'), status: 503 },
+  'is refused with EIO': { fault: refuses('EIO'), status: 503, cold: true },
   'is refused with EMFILE': { fault: refuses('EMFILE'), status: 503 },
   'is refused with EACCES': { fault: refuses('EACCES'), status: 503 },
   'fails with EIO after it was done': { fault: fails('EIO'), status: 503 },
@@ -180,7 +182,7 @@ describe('FileSessionStore when one file-system call', () => {
   for (const [faultName, fault] of Object.entries(faults)) {
     test(`${faultName}`, async () => {
       for (const [methodName, method] of Object.entries(methods)) {
-        for (const warm of [true, false]) {
+        for (const warm of fault.cold ? [true, false] : [true]) {
           for (let n = 0; ; n++) {
             try {
               if (!(await runTrial(method, fault, n, warm))) break

@@ -3,8 +3,13 @@ import fs from 'node:fs/promises'
 import type { SessionFileSystem } from '../../src/sessions/session-files.ts'
 import type { SessionRecord, UploadSession } from '../../src/types.ts'
 
-/** Sees every call: may wait, throw, or do something else than `proceed`. */
-export type Interceptor = (name: string, proceed: () => Promise<unknown>, args: unknown[]) => Promise<unknown>
+/** Sees every call, of the file system and of each open file: may wait, throw, or do something else than `proceed`. */
+export type Interceptor = (
+  name: string,
+  proceed: () => Promise<unknown>,
+  args: unknown[],
+  target: object,
+) => Promise<unknown>
 
 type Callable = (...args: unknown[]) => Promise<unknown>
 
@@ -15,11 +20,8 @@ export function interceptedFs(intercept: Interceptor): SessionFileSystem {
         const member: unknown = Reflect.get(target, key)
         if (typeof member !== 'function') return member
         return async (...args: unknown[]) => {
-          const result = await intercept(
-            `${prefix}${String(key)}`,
-            () => (member as Callable).apply(target, args),
-            args,
-          )
+          const proceed = () => (member as Callable).apply(target, args)
+          const result = await intercept(`${prefix}${String(key)}`, proceed, args, target)
           return key === 'open' ? wrap(result as object, 'handle.') : result
         }
       },

@@ -1,0 +1,67 @@
+/** Single files and folders on the disk, as the staging needs them. */
+import { randomBytes } from 'node:crypto'
+import { constants as flags } from 'node:fs'
+import { type FileHandle, lstat, open, readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { StorageUnavailableError } from '../errors.ts'
+
+export async function bytesIn(folder: string): Promise<number> {
+  let bytes = 0
+  for (const name of await readdir(folder).catch(() => [])) {
+    const info = await lstat(join(folder, name)).catch(() => null)
+    if (info?.isFile()) bytes += info.blocks * 512
+  }
+  return bytes
+}
+
+export function randomGeneration(): number {
+  return 2 + randomBytes(6).readUIntBE(0, 6)
+}
+
+export async function ownFolder(path: string): Promise<void> {
+  const info = await lstat(path)
+  const foreign = process.getuid !== undefined && info.uid !== process.getuid()
+  if (!info.isDirectory() || foreign) {
+    const cause = new Error(`tempDir ${path} must be a folder of the user that runs the server, not a link`)
+    throw new StorageUnavailableError(undefined, { code: 'TEMP_DIR_REFUSED', cause })
+  }
+}
+
+export async function syncFolder(path: string): Promise<void> {
+  if (process.platform === 'win32') return
+  const handle = await open(path, flags.O_RDONLY)
+  await handle.sync().finally(() => handle.close())
+}
+
+/** `writev` may write less than it was given. */
+export async function writeAll(handle: FileHandle, buffers: Buffer[], position: number): Promise<void> {
+  const total = buffers.reduce((sum, buffer) => sum + buffer.length, 0)
+  let { bytesWritten } = await handle.writev(buffers, position)
+  while (bytesWritten < total) {
+    const rest = Buffer.concat(buffers).subarray(bytesWritten)
+    const more = await handle.write(rest, 0, rest.length, position + bytesWritten)
+    bytesWritten += more.bytesWritten
+  }
+}
+
+export function* splitAt(buffers: Buffer[], position: number, partSize: number) {
+  let partNumber = Math.floor(position / partSize) + 1
+  let at = position - (partNumber - 1) * partSize
+  let piece: Buffer[] = []
+  let pieceStart = at
+  for (const buffer of buffers) {
+    for (let rest = buffer; rest.length > 0; ) {
+      const taken = rest.subarray(0, partSize - at)
+      piece.push(taken)
+      at += taken.length
+      rest = rest.subarray(taken.length)
+      if (at < partSize) continue
+      yield { partNumber, buffers: piece, position: pieceStart }
+      partNumber += 1
+      at = 0
+      pieceStart = 0
+      piece = []
+    }
+  }
+  if (piece.length > 0) yield { partNumber, buffers: piece, position: pieceStart }
+}
