@@ -174,6 +174,8 @@ export interface UploadSession extends StoredRecord {
   readonly resumeId: string | null
   /** Who is completing it, and until when nobody else may. */
   readonly completing: { readonly by: string; readonly until: number } | null
+  /** A completion has begun to give the staged file away: it may be gone because that succeeded. */
+  readonly handedOver: boolean
   /** Set once the storage has the whole object. */
   readonly object: StoredObject | null
   readonly createdAt: number

@@ -3,7 +3,7 @@ import { setTimeout as wait } from 'node:timers/promises'
 import { fromFileSystemError, UploadClosedError, UploadExpiredError, UploadNotFoundError } from '../errors.ts'
 import type { ChunkWritten, UploadSession, WriteChunk } from '../types.ts'
 import { parseChecksum, type ReceivedBody, receiveBody, type Sink } from './body.ts'
-import { type ByteRange, type Chunk, findChunk } from './chunk-map.ts'
+import { type ByteRange, type Chunk, findChunk, trueOffset } from './chunk-map.ts'
 import { addChunk, type ChunkPlan, checkSize, planChunk } from './chunk-plan.ts'
 import type { Claim } from './claims.ts'
 import type { EngineParts } from './engine-options.ts'
@@ -172,7 +172,7 @@ export class ChunkWriter {
     checkSize(session, index, body.size, limits)
     writing.signal.throwIfAborted()
     const summed = usesParts(storage.multipart, session)
-    const sumBefore = summed ? await this.#prepareSum(writing, body) : null
+    const sumBefore = summed ? await this.#blankSum(writing) : null
     let replaced: Chunk | null = null
     const change: Change = (current) => {
       requireActive(current)
@@ -182,27 +182,30 @@ export class ChunkWriter {
       return addChunk(touch(current, this.#parts), { index, size: body.size, ...place }, limits)
     }
     const stored = await this.#parts.sessions.update(session.id, change).catch(async (error) => {
-      if (sumBefore) await this.#parts.staging.writeSum(session.id, index, sumBefore.size, sumBefore.crc)
+      // Refused for certain: the chunk that was there is still the one.
+      if (sumBefore && (error as { code?: unknown }).code === 'CHUNK_CONFLICT') {
+        await this.#parts.staging.writeSum(session.id, index, sumBefore.size, sumBefore.crc)
+      }
       throw error
     })
+    if (summed) await this.#parts.staging.writeSum(session.id, index, body.size, body.crc)
     if (!stored) throw new UploadNotFoundError()
     const old = replaced as Chunk | null
-    if (summed && old) await this.#parts.staging.writeSum(session.id, index, body.size, body.crc)
     if (old && old.loose > 0) await this.#parts.staging.removeLoose(session.id, index, old.loose)
     return { session: stored, size: body.size, duplicate: false }
   }
 
   /**
-   * The sum of a new chunk is there before the chunk is, so that no crash comes in between. The sum of one that is about
-   * to be replaced must not outlive it: no sum is better than a wrong one. Returns what to put back on failure.
+   * The sum of a chunk is written when the chunk is recorded, and the sum of one that is about to be replaced must not
+   * outlive it: no sum is better than a wrong one. Returns what to put back when the replacement is refused.
    */
-  async #prepareSum({ session, request, plan }: Writing, body: ReceivedBody): Promise<ReceivedBody | null> {
+  async #blankSum({ session, request, plan }: Writing): Promise<ReceivedBody | null> {
     const { staging } = this.#parts
     const { existing } = plan
-    const crc = existing && (await staging.readSum(session.id, request.index, existing.size))
-    if (existing) await staging.writeSum(session.id, request.index, 0, 0)
-    else await staging.writeSum(session.id, request.index, body.size, body.crc)
-    return existing && crc !== null ? { size: existing.size, crc } : null
+    if (!existing) return null
+    const crc = await staging.readSum(session.id, request.index, existing.size)
+    await staging.writeSum(session.id, request.index, 0, 0)
+    return crc === null ? null : { size: existing.size, crc }
   }
 
   /** Compares with the stored bytes, or, when they have left for the storage, with their size and CRC-32. */
@@ -224,7 +227,7 @@ export class ChunkWriter {
     }
   }
 
-  /** While a chunk is being replaced there is no sum for a moment. */
+  /** The sum is written just after the chunk is recorded, so a chunk sent at once may be ahead of it. */
   async #hasSum(session: UploadSession, existing: Chunk, body: ReceivedBody): Promise<boolean> {
     if (body.size !== existing.size) return false
     for (let attempt = 0; attempt < 10; attempt++) {
@@ -310,7 +313,8 @@ function conflict(): UploadClosedError {
 
 /** Whether bytes of the chunk have left for the storage. */
 function isFixed(session: UploadSession, chunk: Chunk): boolean {
-  return chunk.offset !== null && isSent(session, { start: chunk.offset, end: chunk.offset + chunk.size })
+  const start = chunk.offset ?? trueOffset(session, chunk.index)
+  return start !== null && isSent(session, { start, end: start + chunk.size })
 }
 
 export function requireActive(session: UploadSession): void {

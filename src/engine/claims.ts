@@ -7,7 +7,19 @@
  * copy); nobody ever has to break the claim of a living process.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import { mkdir, readdir, readFile, readlink, rename, rm, symlink, unlink, writeFile } from 'node:fs/promises'
+import {
+  lstat,
+  lutimes,
+  mkdir,
+  readdir,
+  readFile,
+  readlink,
+  rename,
+  rm,
+  symlink,
+  unlink,
+  writeFile,
+} from 'node:fs/promises'
 import { join } from 'node:path'
 import type { ByteRange } from './chunk-map.ts'
 import { dropToken, hasCode, isDead, takeToken } from './processes.ts'
@@ -24,10 +36,13 @@ interface Held {
   readonly released: Promise<void>
 }
 
+const heartbeatEvery = 30_000
 const noRange: ByteRange = { start: 0, end: 0 }
 export class Claims {
   readonly #folderOf: (uploadId: string) => string
   readonly #held = new Map<string, Set<Held>>()
+  readonly #marks = new Set<string>()
+  #heartbeat: NodeJS.Timeout | null = null
 
   constructor(folderOf: (uploadId: string) => string) {
     this.#folderOf = folderOf
@@ -44,7 +59,8 @@ export class Claims {
     const folder = this.#folderOf(uploadId)
     const path = join(folder, `${range.start}-${range.end}`)
     try {
-      if ((await makeLink(folder, token, path)) && (await this.#isAlone(folder, range, path))) {
+      if ((await makeLink(folder, token, path)) && (await this.#isAlone(folder, range, path, token))) {
+        this.#keepAlive(path)
         return { range, release: () => this.#release(uploadId, held, path, done) }
       }
     } catch (error) {
@@ -66,6 +82,7 @@ export class Claims {
       await this.#release(uploadId, held, null, done)
       throw error
     }
+    this.#keepAlive(path)
     return { range: noRange, release: () => this.#release(uploadId, held, path, done) }
   }
 
@@ -98,9 +115,18 @@ export class Claims {
   async isBusy(uploadId: string): Promise<boolean> {
     if (this.#held.has(uploadId)) return true
     for (const name of await namesIn(this.#folderOf(uploadId))) {
-      if (isClaimName(name) && isAlive(await tokenAt(join(this.#folderOf(uploadId), name)))) return true
+      if (isClaimName(name) && isAlive(await markAt(join(this.#folderOf(uploadId), name)))) return true
     }
     return false
+  }
+
+  /** Processes that cannot see this one (another container) take a mark that is not touched for dead. */
+  #keepAlive(path: string): void {
+    this.#marks.add(path)
+    this.#heartbeat ??= setInterval(() => {
+      const now = new Date()
+      for (const mark of this.#marks) lutimes(mark, now, now).catch(() => {})
+    }, heartbeatEvery).unref()
   }
 
   #rivals(uploadId: string, range: ByteRange): Held[] {
@@ -120,7 +146,14 @@ export class Claims {
 
   async #release(uploadId: string, held: Held, path: string | null, done: () => void): Promise<void> {
     // A link that cannot be removed counts as a dead one once its token has been dropped.
-    if (path) await unlink(path).catch(() => {})
+    if (path) {
+      this.#marks.delete(path)
+      await unlink(path).catch(() => {})
+    }
+    if (this.#marks.size === 0 && this.#heartbeat) {
+      clearInterval(this.#heartbeat)
+      this.#heartbeat = null
+    }
     dropToken(held.token)
     const holders = this.#held.get(uploadId)
     holders?.delete(held)
@@ -129,14 +162,14 @@ export class Claims {
   }
 
   /** Looks after making the own link, so that of two overlapping newcomers at least one sees the other. */
-  async #isAlone(folder: string, range: ByteRange, ownPath: string): Promise<boolean> {
+  async #isAlone(folder: string, range: ByteRange, ownPath: string, ownToken: string): Promise<boolean> {
     for (const name of await namesIn(folder)) {
       const other = rangeOf(name)
       const path = join(folder, name)
       if (!other || path === ownPath || !overlaps(other, range)) continue
-      const token = await tokenAt(path)
-      if (token === null) continue
-      if (isDead(token) && (await winsSteal(folder, token))) await rm(path, { force: true })
+      const mark = await markAt(path)
+      if (mark === null) continue
+      if (!isAlive(mark) && (await winsSteal(folder, mark.token, ownToken))) await rm(path, { force: true })
       else {
         await unlink(ownPath).catch(() => {})
         return false
@@ -155,9 +188,9 @@ async function makeLink(folder: string, token: string, path: string): Promise<bo
     } catch (error) {
       if (!hasCode(error, 'EEXIST')) throw error
     }
-    const holder = await tokenAt(path)
+    const holder = await markAt(path)
     if (holder === null) continue
-    if (!isDead(holder) || !(await winsSteal(folder, holder))) return false
+    if (isAlive(holder) || !(await winsSteal(folder, holder.token, token))) return false
     const fresh = join(folder, `fresh-${randomBytes(8).toString('hex')}`)
     await writeMark(token, fresh)
     await rename(fresh, path)
@@ -165,15 +198,21 @@ async function makeLink(folder: string, token: string, path: string): Promise<bo
   }
 }
 
-/** Of all that find the same dead holder exactly one may take its place: tokens are unique, and so is this folder. */
-async function winsSteal(folder: string, token: string): Promise<boolean> {
+/**
+ * Of all that find the same dead holder exactly one may take its place: the one whose mark, under a name made from the
+ * holder's unique token, came first; or, when that one has died over it, the one that takes its place in turn.
+ */
+async function winsSteal(folder: string, dead: string, token: string): Promise<boolean> {
+  const path = join(folder, `stolen-${createHash('sha256').update(dead).digest('hex').slice(0, 32)}`)
   try {
-    await mkdir(join(folder, `stolen-${createHash('sha256').update(token).digest('hex').slice(0, 32)}`))
+    await writeMark(token, path)
     return true
   } catch (error) {
-    if (hasCode(error, 'EEXIST')) return false
-    throw error
+    if (!hasCode(error, 'EEXIST')) throw error
   }
+  const thief = await markAt(path)
+  if (thief === null || thief.token === token) return thief?.token === token
+  return !isAlive(thief) && winsSteal(folder, thief.token, token)
 }
 
 async function makeFolder(folder: string, action: () => Promise<void>): Promise<void> {
@@ -204,17 +243,24 @@ async function namesIn(folder: string): Promise<string[]> {
   }
 }
 
-async function tokenAt(path: string): Promise<string | null> {
+interface Mark {
+  readonly token: string
+  /** Since it was made or touched, ms. */
+  readonly idle: number
+}
+
+async function markAt(path: string): Promise<Mark | null> {
   try {
-    return await readMark(path)
+    const [token, { mtimeMs }] = await Promise.all([readMark(path), lstat(path)])
+    return { token, idle: Date.now() - mtimeMs }
   } catch (error) {
     if (hasCode(error, 'ENOENT')) return null
     throw error
   }
 }
 
-function isAlive(token: string | null): boolean {
-  return token !== null && !isDead(token)
+function isAlive(mark: Mark | null): boolean {
+  return mark !== null && !isDead(mark.token, mark.idle)
 }
 
 function isClaimName(name: string): boolean {

@@ -1,6 +1,7 @@
 /** Makes the object of an upload: one winner, one object, one URL, however often and from wherever it is asked for. */
 import { setTimeout as wait } from 'node:timers/promises'
 import {
+  ChecksumMismatchError,
   fromFileSystemError,
   InvalidRequestError,
   isNexusUploaderError,
@@ -28,15 +29,20 @@ const leaseTime = 30_000
 const renewEvery = 10_000
 const pollEvery = 100
 
+/** Removes everything of an upload that ended without being wanted. */
+type Discard = (session: UploadSession) => Promise<void>
+
 export class Completion {
   readonly #parts: EngineParts
   readonly #sender: PartSender
   readonly #storer: ObjectStorer
+  readonly #discard: Discard
   readonly #running = new Map<string, Promise<StoredObject>>()
 
-  constructor(parts: EngineParts, sender: PartSender, settler: Settler) {
+  constructor(parts: EngineParts, sender: PartSender, settler: Settler, discard: Discard) {
     this.#parts = parts
     this.#sender = sender
+    this.#discard = discard
     this.#storer = new ObjectStorer(parts, sender, settler)
   }
 
@@ -51,51 +57,37 @@ export class Completion {
   /** `session` has been authorised. */
   async complete(session: UploadSession, request: CompleteUpload): Promise<StoredObject> {
     const { id } = session
-    // Whoever finds a run of its own or of another has the same result; a request's own demands are checked before.
-    const prepared = this.#checkRequest(session, request)
-    const running = this.#running.get(id)
-    if (running) return running
-    const run = this.#run(id, prepared, request.context).finally(() => this.#running.delete(id))
-    this.#running.set(id, run)
-    return run
-  }
-
-  #checkRequest(session: UploadSession, request: CompleteUpload): Change {
-    if (request.checksum !== undefined) parseChecksum(request.checksum)
-    if (request.totalSize !== undefined && session.totalSize !== null && request.totalSize !== session.totalSize) {
+    const { checksum, totalSize } = request
+    if (checksum !== undefined) parseChecksum(checksum)
+    if (totalSize !== undefined && session.totalSize !== null && totalSize !== session.totalSize) {
       throw new InvalidRequestError('totalSize differs from the size that was declared.', { code: 'SIZE_MISMATCH' })
     }
-    return (current) => {
-      const totalSize = current.totalSize ?? request.totalSize ?? receivedBytes(current.chunks)
-      if (request.checksum === undefined || request.checksum === current.checksum) return { ...current, totalSize }
-      if (current.checksum !== null || current.sentParts.length > 0) {
-        throw new InvalidRequestError('The checksum of the whole file must be given when the upload is created.', {
-          code: 'CHECKSUM_TOO_LATE',
-        })
-      }
-      return { ...current, totalSize, checksum: request.checksum }
-    }
+    const running = this.#running.get(id) ?? this.#run(id, request).finally(() => this.#running.delete(id))
+    this.#running.set(id, running)
+    const object = await running
+    if (checksum === undefined || checksum === object.checksum) return object
+    // Stored for another caller, who asked for something else or for nothing: this one's demand was never checked.
+    throw object.checksum === undefined ? checksumTooLate() : new ChecksumMismatchError({ wholeFile: true })
   }
 
-  async #run(id: string, prepared: Change, context: unknown): Promise<StoredObject> {
+  async #run(id: string, request: CompleteUpload): Promise<StoredObject> {
     const by = takeToken()
     try {
-      const won = await this.#win(id, by, prepared)
-      return 'url' in won ? won : await this.#lead(won.session, won.before, by, context)
+      const won = await this.#win(id, by, request)
+      return 'url' in won ? won : await this.#lead(won, by, request)
     } finally {
       dropToken(by)
     }
   }
 
-  async #lead(won: UploadSession, before: UploadSession, by: string, context: unknown): Promise<StoredObject> {
-    const { id } = won
+  async #lead(won: UploadSession, by: string, request: CompleteUpload): Promise<StoredObject> {
     const lost = new AbortController()
-    const renewal = this.#renew(id, by, lost)
+    const renewal = this.#renew(won.id, by, lost)
     try {
       const signal = AbortSignal.any([lost.signal, this.#parts.closing])
-      return await this.#finish(won, by, signal, context)
+      return await this.#finish(won, by, signal, request)
     } catch (error) {
-      await this.#giveBack(before, by)
+      await this.#giveBack(won.id, by)
       throw isNexusUploaderError(error) ? error : fromFileSystemError(error)
     } finally {
       clearInterval(renewal)
@@ -103,27 +95,26 @@ export class Completion {
   }
 
   /** Takes the session from `active` to `completing`, or waits for the result of whoever has it. */
-  async #win(id: string, by: string, prepared: Change): Promise<Won | StoredObject> {
-    const deadline = this.#parts.clock() + this.#parts.options.storageTimeout
+  async #win(id: string, by: string, request: CompleteUpload): Promise<UploadSession | StoredObject> {
+    const { sessions, clock, closing, options } = this.#parts
+    const deadline = clock() + options.storageTimeout
     for (;;) {
-      const now = this.#parts.clock()
-      let before: UploadSession | null = null
-      const session = await this.#parts.sessions.update(id, (current) => {
-        before = current
+      const now = clock()
+      const session = await sessions.update(id, (current) => {
         if (current.state !== 'active' && !isStale(current, now)) return current
-        const next = prepared(current)
+        const totalSize = current.totalSize ?? request.totalSize ?? receivedBytes(current.chunks)
+        const next = { ...current, totalSize, updatedAt: now, expiresAt: now + options.sessionTtl }
         if (!current.object) requireWhole(next)
-        const expiresAt = now + this.#parts.options.sessionTtl
-        return { ...next, state: 'completing', completing: { by, until: now + leaseTime }, updatedAt: now, expiresAt }
+        return { ...next, state: 'completing', completing: { by, until: now + leaseTime } }
       })
       if (!session) throw new UploadNotFoundError()
       if (session.state === 'completed' && session.object) return session.object
       if (session.state === 'aborted' || session.state === 'expired') {
         throw new UploadExpiredError({ aborted: session.state === 'aborted' })
       }
-      if (session.completing?.by === by) return { session, before: before ?? session }
+      if (session.completing?.by === by) return session
       if (now >= deadline) throw new UploadLockedError()
-      await wait(pollEvery, undefined, { signal: this.#parts.closing })
+      await withDeadline(wait(pollEvery), closing)
     }
   }
 
@@ -140,11 +131,12 @@ export class Completion {
     return setInterval(() => renew().catch(() => {}), renewEvery).unref()
   }
 
-  async #finish(won: UploadSession, by: string, signal: AbortSignal, context: unknown): Promise<StoredObject> {
-    const stored = won.object ?? (await this.#storer.store(won, signal))
+  async #finish(won: UploadSession, by: string, signal: AbortSignal, request: CompleteUpload): Promise<StoredObject> {
+    const checksum = request.checksum ?? won.checksum
+    const stored = won.object ?? (await this.#storer.store(won, checksum, signal))
     const recorded = await this.#swap(won.id, by, (current) => ({ ...current, object: current.object ?? stored }))
     const object = recorded.object ?? stored
-    await this.#tellHook(recorded, object, by, context)
+    await this.#tellHook(recorded, object, by, request.context)
     const completed = await this.#swap(won.id, by, (current) => ({
       ...current,
       state: 'completed',
@@ -179,22 +171,23 @@ export class Completion {
     }
   }
 
-  /** The application does not want the file: it goes away, for good. */
+  /**
+   * The application does not want the file: it goes away, for good. First the record says so, which only the holder of
+   * the lease can make it say; an object that is not removed now is removed when the record is swept.
+   */
   async #refuse(session: UploadSession, by: string): Promise<void> {
-    const { storage, completedTtl } = this.#parts.options
-    await storage.remove?.(session.key)
     const now = this.#parts.clock()
     const refused = await this.#swap(session.id, by, (current) => ({
       ...current,
       state: 'aborted',
       open: false,
       completing: null,
-      object: null,
-      multipartId: null,
       updatedAt: now,
-      expiresAt: now + completedTtl,
+      expiresAt: now + this.#parts.options.completedTtl,
     }))
-    await this.#cleanUp(refused)
+    await this.#discard(refused).catch((error) => {
+      this.#parts.emit('warning', { code: 'CLEANUP_FAILED', message: 'The refused file is removed later.', error })
+    })
     this.#parts.emit('aborted', { session: refused })
   }
 
@@ -206,12 +199,12 @@ export class Completion {
     })
   }
 
-  /** Nothing was lost: the upload is as before, what this call demanded is forgotten, and it can be called again. */
-  async #giveBack({ id, checksum, totalSize }: UploadSession, by: string): Promise<void> {
+  /** Nothing was lost: the upload is as before, and `complete` can be called again. */
+  async #giveBack(id: string, by: string): Promise<void> {
     await this.#parts.sessions
       .update(id, (current) =>
         current.completing?.by === by && current.state === 'completing'
-          ? { ...current, state: 'active', completing: null, checksum, totalSize }
+          ? { ...current, state: 'active', completing: null }
           : current,
       )
       // Then the lease runs out by itself.
@@ -221,15 +214,14 @@ export class Completion {
 
 type Change = (session: UploadSession) => UploadSession
 
-interface Won {
-  readonly session: UploadSession
-  /** As it was before this completion. */
-  readonly before: UploadSession
-}
-
 function isStale(session: UploadSession, now: number): boolean {
   const { state, completing } = session
   return state === 'completing' && (completing === null || completing.until <= now || isDead(completing.by))
+}
+
+function checksumTooLate(): InvalidRequestError {
+  const message = 'The checksum of the whole file must be given when the upload is created.'
+  return new InvalidRequestError(message, { code: 'CHECKSUM_TOO_LATE' })
 }
 
 function hookFailed(cause: unknown): ProcessingError {
@@ -249,7 +241,10 @@ export function requireWhole(session: UploadSession): void {
   const indexes = receivedIndexes(session.chunks)
   const count = countChunks(session.chunks)
   const gaps = gapsBelow(indexes, (indexes.at(-1)?.[1] ?? -1) + 1)
-  if (received === total && gaps.length === 0) return
+  if (received === total && gaps.length === 0) {
+    if (session.chunkSize === null || isRegular(session, session.chunkSize)) return
+    throw new UploadClosedError('The chunks do not have the declared chunk size.', { code: 'SIZE_MISMATCH' })
+  }
   if (received > total) {
     throw new UploadClosedError('The chunks have more bytes than the file. Abort this upload and start a new one.', {
       code: 'SIZE_MISMATCH',
@@ -267,4 +262,10 @@ export function requireWhole(session: UploadSession): void {
 
 function gapBytes(gaps: readonly (readonly [number, number])[], size: number): number {
   return gaps.reduce((sum, [first, last]) => sum + (last - first + 1) * size, 0)
+}
+
+/** Whether every chunk but the last has the declared size, so that each lies right behind the one before it. */
+function isRegular(session: UploadSession, chunkSize: number): boolean {
+  const last = session.chunks.at(-1)
+  return session.chunks.every((run) => run.size === chunkSize || (run === last && run.count === 1))
 }

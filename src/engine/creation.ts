@@ -38,7 +38,7 @@ export class Creation {
     const session = this.#newSession(request, draft, resumeId)
     if (!(await this.#parts.options.sessions.create(session))) throw new StorageUnavailableError()
     if (resumeId) {
-      const winner = await this.#linkResume(resumeId, session)
+      const winner = await this.#linkResume(resumeId, session, request.context)
       if (winner) return { session: winner, resumed: true }
     }
     this.#parts.emit('created', { session })
@@ -89,6 +89,7 @@ export class Creation {
       checksum: request.checksum ?? null,
       resumeId,
       completing: null,
+      handedOver: false,
       object: null,
       createdAt: now,
       updatedAt: now,
@@ -119,7 +120,7 @@ export class Creation {
   }
 
   /** Of several creations with one key, one links its upload; the others drop theirs and return the winner's. */
-  async #linkResume(resumeId: string, session: UploadSession): Promise<UploadSession | null> {
+  async #linkResume(resumeId: string, session: UploadSession, context: unknown): Promise<UploadSession | null> {
     const { sessions, sessionTtl } = this.#parts.options
     const now = this.#parts.clock()
     const link = { format: 1, kind: 'resume', id: resumeId, open: false, owner: session.owner } as const
@@ -130,6 +131,7 @@ export class Creation {
       if (current?.kind !== 'resume') continue
       const other = await this.#parts.sessions.get(current.uploadId)
       if (other?.state === 'active' && isSameFile(other, session)) {
+        if (!(await allows(this.#parts, 'read', other, context))) return null
         await sessions.delete(session.id)
         return other
       }

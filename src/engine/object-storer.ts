@@ -2,22 +2,22 @@
 import { createReadStream } from 'node:fs'
 import {
   fromFileSystemError,
+  InvalidRequestError,
   isNexusUploaderError,
   type NexusUploaderError,
   StorageError,
   StorageUnavailableError,
   toNexusUploaderError,
   UploadExpiredError,
-  UploadNotFoundError,
+  UploadLockedError,
 } from '../errors.ts'
-import type { Span, StoredObject, StoredPart, UploadSession } from '../types.ts'
-import { assemble } from './assembly.ts'
+import type { ObjectInfo, Span, StoredObject, StoredPart, UploadSession } from '../types.ts'
 import { parseChecksum, RunningChecksum } from './body.ts'
 import { firstUnsettled } from './chunk-map.ts'
 import type { EngineParts } from './engine-options.ts'
 import { partCount, partRange, usesParts } from './part-plan.ts'
 import { objectInfo, type PartSender } from './part-sender.ts'
-import { addToSpans, spansInclude } from './ranges.ts'
+import { addToSpans, countSpans } from './ranges.ts'
 import type { Settler } from './settler.ts'
 import { withDeadline } from './waiting.ts'
 
@@ -35,94 +35,95 @@ export class ObjectStorer {
     this.#settler = settler
   }
 
-  /** @throws NexusUploaderError; the staging is untouched then, and the call can be repeated */
-  async store(won: UploadSession, signal: AbortSignal): Promise<StoredObject> {
+  /**
+   * `checksum` is what the whole file must have, verified before anything is published.
+   * @throws NexusUploaderError; the staging is untouched then, and the call can be repeated
+   */
+  async store(won: UploadSession, checksum: string | null, signal: AbortSignal): Promise<StoredObject> {
     try {
-      await this.#settler.settleAll(won.id, patience, signal)
-      const session = (await this.#parts.sessions.get(won.id)) ?? won
+      const session = await this.#settler.settleAll(won.id, patience, signal)
+      // Somebody in another process holds on to bytes of the staging; until they let go nothing can be promised.
+      if (firstUnsettled(session)) throw new UploadLockedError()
       const url = usesParts(this.#parts.options.storage.multipart, session)
-        ? await this.#storeParts(session, signal)
-        : await this.#storeWhole(session, signal)
+        ? await this.#storeParts(session, checksum, signal)
+        : await this.#storeWhole(session, checksum, signal)
       if (typeof url !== 'string' || url === '') throw new StorageError('The storage returned no URL.')
-      const size = session.totalSize ?? 0
-      return { url, key: session.key, size, ...(session.checksum !== null && { checksum: session.checksum }) }
+      return { url, key: session.key, size: session.totalSize ?? 0, ...(checksum !== null && { checksum }) }
     } catch (cause) {
       this.#parts.emit('storageError', { uploadId: won.id, operation: 'complete', error: cause })
       throw asStorageError(cause)
     }
   }
 
-  async #storeWhole(session: UploadSession, signal: AbortSignal): Promise<string> {
+  async #storeWhole(session: UploadSession, checksum: string | null, signal: AbortSignal): Promise<string> {
     const { claims, staging, options } = this.#parts
     const { storage } = options
     const size = session.totalSize ?? 0
-    const staged = staging.partPath(session.id, 1)
+    const path = staging.partPath(session.id, 1)
     await staging.createFolder(session.id)
-    const claim = await claims.insist(session.id, { start: 0, end: Math.max(1, size) }, patience, signal)
+    // All of it, also behind the end: a late writer's open descriptor would go on writing into the published file.
+    const claim = await claims.insist(session.id, { start: 0, end: Number.MAX_SAFE_INTEGER }, patience, signal)
+    if (!claim) throw new UploadLockedError()
     try {
-      if (size === 0) await staging.ensureEmpty(staged)
-      const settled = claim !== null && !firstUnsettled(session)
-      const path = settled ? staged : await assemble(this.#parts, session, { start: 0, end: size })
+      if (size === 0 && !session.handedOver) await staging.ensureEmpty(path)
       const found = await staging.sizeOf(path)
       if (found !== null && found > size) await staging.truncate(path, size)
-      // An adapter that adopted the file before a crash answers for it; to any other it must be there.
-      if ((found ?? -1) < size && !(found === null && storage.adoptFile)) throw lostBytes()
+      // Only a storage that may have adopted the file before a crash can answer for a file that is gone.
+      if ((found ?? -1) < size && !(found === null && session.handedOver)) throw lostBytes()
       if (found !== null) {
-        await this.#verify(session, [{ path, size }])
+        await this.#verify(checksum, [{ path, size }])
         await staging.syncFile(path)
       }
       const limit = AbortSignal.any([signal, AbortSignal.timeout(options.storageTimeout)])
       const info = objectInfo(session, limit)
+      const handsOver = storage.adoptFile !== undefined
+      await this.#stillOurs(session, (current) => ({ ...current, handedOver: handsOver || current.handedOver }))
       if (storage.adoptFile) return await withDeadline(storage.adoptFile(session.key, path, info), limit)
-      const stream = createReadStream(path, { highWaterMark: 256 * 1024 })
-      try {
-        return await withDeadline(storage.upload(session.key, stream, session.mimeType, info), limit)
-      } finally {
-        stream.destroy()
-      }
+      return await this.#upload(session, path, info, limit)
     } finally {
-      await claim?.release()
+      await claim.release()
     }
   }
 
-  async #storeParts(session: UploadSession, signal: AbortSignal): Promise<string> {
-    const { storage } = this.#parts.options
-    if (!storage.multipart) throw new StorageUnavailableError()
-    if (session.checksum !== null && session.sentParts.length === 0) {
-      const files = Array.from({ length: partCount(session) }, (_, i) => {
-        const range = partRange(session, i + 1)
-        return { path: this.#parts.staging.partPath(session.id, i + 1), size: range.end - range.start }
-      })
-      await this.#verify(session, files)
+  async #upload(session: UploadSession, path: string, info: ObjectInfo, limit: AbortSignal): Promise<string> {
+    const stream = createReadStream(path, { highWaterMark: 256 * 1024 })
+    try {
+      return await withDeadline(this.#parts.options.storage.upload(session.key, stream, info.mimeType, info), limit)
+    } finally {
+      stream.destroy()
     }
-    let sent = await this.#sender.sendAll(session.id, signal)
-    sent = await this.#sendAround(sent, signal)
+  }
+
+  async #storeParts(session: UploadSession, checksum: string | null, signal: AbortSignal): Promise<string> {
+    if (checksum !== null) await this.#verifyParts(session, checksum)
+    const sent = await this.#sender.sendAll(session.id, signal)
+    // Another process is still sending a part, or has stopped while it was: its bytes must not arrive after ours.
+    if (countSpans(sent.sentParts) < partCount(sent)) throw new UploadLockedError()
     return this.#joinParts(sent, signal)
   }
 
-  /** Parts that could not be claimed because another process holds on to them: a copy is sent. */
-  async #sendAround(session: UploadSession, signal: AbortSignal): Promise<UploadSession> {
-    const { storage } = this.#parts.options
-    let current = session
-    for (let partNumber = 1; partNumber <= partCount(session); partNumber++) {
-      if (spansInclude(current.sentParts, partNumber)) continue
-      if (!storage.multipart || current.multipartId === null) throw new StorageUnavailableError()
-      const range = partRange(current, partNumber)
-      const path = await assemble(this.#parts, current, range)
-      const size = range.end - range.start
-      const open = () => createReadStream(path, { start: 0, end: size - 1, highWaterMark: 256 * 1024 })
-      const limit = AbortSignal.any([signal, AbortSignal.timeout(this.#parts.options.storageTimeout)])
-      const ref = { fileKey: current.key, multipartId: current.multipartId }
-      await withDeadline(storage.multipart.uploadPart(ref, partNumber, { path, size, open }, limit), limit)
-      const stored = await this.#parts.sessions.update(current.id, (latest) => ({
-        ...latest,
-        sentParts: addToSpans(latest.sentParts, partNumber),
-      }))
-      if (!stored) throw new UploadNotFoundError()
-      current = stored
-      await this.#parts.staging.discard(path)
+  async #verifyParts(session: UploadSession, checksum: string): Promise<void> {
+    await this.#sender.idle(session.id)
+    const current = await this.#parts.sessions.get(session.id)
+    if (current && current.sentParts.length > 0) {
+      // Sent by an earlier try of this completion, which had verified them; or before anybody gave a checksum.
+      if (session.checksum !== null) return
+      const message = 'The checksum of the whole file must be given when the upload is created.'
+      throw new InvalidRequestError(message, { code: 'CHECKSUM_TOO_LATE' })
     }
-    return current
+    const files = Array.from({ length: partCount(session) }, (_, i) => {
+      const range = partRange(session, i + 1)
+      return { path: this.#parts.staging.partPath(session.id, i + 1), size: range.end - range.start }
+    })
+    await this.#verify(checksum, files)
+  }
+
+  /** Right before something is published: a completer that was asleep must not act on a lease that has gone. */
+  async #stillOurs(session: UploadSession, change: (current: UploadSession) => UploadSession): Promise<void> {
+    const current = await this.#parts.sessions.update(session.id, (latest) =>
+      isSameLease(latest, session) ? change(latest) : latest,
+    )
+    if (!current || !isSameLease(current, session)) throw new UploadLockedError()
   }
 
   /** The record says which parts were sent, the storage says which it holds: only when they agree is it complete. */
@@ -135,6 +136,7 @@ export class ObjectStorer {
       const { start, end } = partRange(session, i + 1)
       return { partNumber: i + 1, size: end - start, etag: '' }
     })
+    await this.#stillOurs(session, (current) => current)
     const listed = await withDeadline(storage.multipart.listParts(ref, limit), limit)
     const info = objectInfo(session, limit)
     if (listed === null) {
@@ -174,7 +176,7 @@ export class ObjectStorer {
       .map((part) => this.#parts.staging.partPath(session.id, part.partNumber))
     const sizes = await Promise.all(paths.map((path) => this.#parts.staging.sizeOf(path)))
     if (sizes.includes(null)) return this.#lose(session, cause)
-    await this.#parts.sessions.update(session.id, (current) => ({
+    await this.#stillOurs(session, (current) => ({
       ...current,
       sentParts: held.reduce<Span[]>((spans, partNumber) => addToSpans(spans, partNumber), []),
     }))
@@ -184,21 +186,25 @@ export class ObjectStorer {
   /** The storage no longer has what it confirmed, and neither have we. */
   async #lose(session: UploadSession, cause: unknown): Promise<NexusUploaderError> {
     await this.#parts.sessions.update(session.id, (current) =>
-      current.multipartId === session.multipartId && !current.object
+      isSameLease(current, session) && current.multipartId === session.multipartId && !current.object
         ? { ...current, state: 'expired', open: false, completing: null }
         : current,
     )
     return new UploadExpiredError({ cause })
   }
 
-  async #verify(session: UploadSession, files: readonly { path: string; size: number }[]): Promise<void> {
-    if (session.checksum === null) return
-    const checksum = new RunningChecksum(parseChecksum(session.checksum))
+  async #verify(expected: string | null, files: readonly { path: string; size: number }[]): Promise<void> {
+    if (expected === null) return
+    const checksum = new RunningChecksum(parseChecksum(expected))
     for (const { path, size } of files) {
       await this.#parts.staging.digest(path, size, (data) => checksum.update(data))
     }
     checksum.verify({ wholeFile: true })
   }
+}
+
+function isSameLease(a: UploadSession, b: UploadSession): boolean {
+  return a.completing !== null && a.completing.by === b.completing?.by
 }
 
 /** What an adapter throws, whatever it is, is the storage's failure: nothing is lost and a retry may work. */

@@ -184,6 +184,9 @@ export class PartSender {
     if (!gone) return cause
     const lost = await this.#parts.sessions.update(opened.id, (current) => {
       if (current.multipartId !== opened.multipartId || current.object) return current
+      // While somebody completes the upload, a closed multipart upload may mean that they have succeeded.
+      if (current.state !== 'active' && current.completing?.by !== opened.completing?.by) return current
+      if (current.state !== 'active' && opened.completing === null) return current
       if (current.sentParts.length === 0) return { ...current, multipartId: null }
       return { ...current, state: 'expired', open: false, completing: null }
     })

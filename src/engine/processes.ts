@@ -1,8 +1,13 @@
 /** Which process is at work, and whether it still is. */
 import { createHash, randomBytes } from 'node:crypto'
-import { readFileSync, readlinkSync } from 'node:fs'
+import { existsSync, readFileSync, readlinkSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { threadId } from 'node:worker_threads'
+
+const unknown = 'unknown'
+
+/** Marks are touched every half minute while their work goes on; this long without is a death, ms. */
+const foreignPatience = 5 * 60_000
 
 const liveTokensKey = Symbol.for('nexus-uploader.liveTokens')
 
@@ -29,11 +34,13 @@ export function dropToken(token: string): void {
   liveTokens.delete(token)
 }
 
-/** Whether the work under this name has certainly ended. */
-export function isDead(token: string): boolean {
+/**
+ * Whether the work under this name has certainly ended. `idle` is how long its mark has not been touched, ms: of a process
+ * on another machine, or in a container that has been made anew, that is all there is to see.
+ */
+export function isDead(token: string, idle = 0): boolean {
   const [scope, pidText, start, thread] = token.split('.')
-  // From another machine, container or thread nobody can tell; then it counts as alive.
-  if (scope !== self.scope) return false
+  if (scope !== self.scope) return scope !== '' && idle > foreignPatience
   const pid = Number(pidText)
   if (pid === self.pid && start === self.start) return thread === self.thread && !liveTokens.has(token)
   try {
@@ -41,7 +48,8 @@ export function isDead(token: string): boolean {
   } catch (error) {
     return hasCode(error, 'ESRCH')
   }
-  return start !== startTimeOf(pid)
+  const now = startTimeOf(pid)
+  return now !== unknown && start !== unknown && start !== now
 }
 
 function machineScope(): string {
@@ -49,12 +57,21 @@ function machineScope(): string {
   return createHash('sha256').update(parts.join('\n')).digest('hex').slice(0, 12)
 }
 
-/** Field 22 of `/proc/<pid>/stat` (clock ticks since boot); `0` where there is no `/proc`. */
+/**
+ * Field 22 of `/proc/<pid>/stat` (clock ticks since boot); `ended` for a process that is no more, `unknown` where it cannot
+ * be read: no `/proc`, no free descriptor, no permission.
+ */
 function startTimeOf(pid: number): string {
-  const stat = readOr(`/proc/${pid}/stat`, '')
+  let stat: string
+  try {
+    stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+  } catch (error) {
+    const gone = hasCode(error, 'ENOENT') || hasCode(error, 'ESRCH')
+    return gone && existsSync('/proc/self/stat') ? 'ended' : unknown
+  }
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
   // A zombie is only waiting to be reaped; it does nothing any more.
-  return fields[0] === 'Z' ? 'ended' : (fields[19] ?? '0')
+  return fields[0] === 'Z' ? 'ended' : (fields[19] ?? unknown)
 }
 
 function readOr(path: string, fallback: string): string {

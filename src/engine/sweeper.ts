@@ -110,6 +110,8 @@ export class Sweeper {
     const { storage } = this.#parts.options
     await this.#parts.staging.remove(session.id)
     const opened = session.multipartId !== null || (session.totalSize ?? 0) > session.partSize
+    // Stored, then refused by the application.
+    if (session.object && session.state === 'aborted') await storage.remove?.(session.key)
     if (session.object || session.state === 'completed' || !storage.multipart || !opened) return
     await storage.multipart.abort({ fileKey: session.key, multipartId: null })
     if (session.multipartId === null) return

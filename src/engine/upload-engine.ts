@@ -45,7 +45,7 @@ const uploadIdPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}
 
 export class Engine implements UploadEngine {
   readonly limits: UploadLimits
-  readonly events = new EventEmitter<UploadEvents>()
+  readonly events = new EventEmitter<UploadEvents>({ captureRejections: true })
   readonly #parts: EngineParts
   readonly #creation: Creation
   readonly #writer: ChunkWriter
@@ -61,6 +61,11 @@ export class Engine implements UploadEngine {
   constructor(options: EngineOptions & { readonly durability: Durability; readonly clock: () => number }) {
     this.limits = options.limits
     const staging = new Staging(options)
+    // A listener that returns a rejecting promise is reported like one that throws.
+    Object.defineProperty(this.events, Symbol.for('nodejs.rejection'), {
+      value: (error: unknown) =>
+        this.#emit('warning', { code: 'LISTENER_FAILED', message: 'A listener rejected.', error }),
+    })
     this.#parts = {
       options,
       sessions: new SessionUpdates(options.sessions),
@@ -76,8 +81,9 @@ export class Engine implements UploadEngine {
     this.#writer = new ChunkWriter(this.#parts)
     this.#sender = new PartSender(this.#parts)
     this.#settler = new Settler(this.#parts)
-    this.#completion = new Completion(this.#parts, this.#sender, this.#settler)
     this.#sweeper = new Sweeper(this.#parts)
+    const discard = (session: UploadSession) => this.#sweeper.discard(session)
+    this.#completion = new Completion(this.#parts, this.#sender, this.#settler, discard)
     this.#sweeper.start()
   }
 

@@ -69,7 +69,7 @@ export class SessionFolders {
 
   /** The record, which may be `sealed` (nobody has begun the next file yet) or `dead` (not removed yet). */
   async find(id: string, flush = true): Promise<FoundRecord | null> {
-    let ended: { readonly name: string; readonly found: FoundRecord | null } | undefined
+    let missing = ''
     for (let attempt = 0; attempt < maxAttempts; attempt++) {
       const incarnation = await this.#incarnationOf(id)
       if (incarnation === null) return null
@@ -78,11 +78,12 @@ export class SessionFolders {
       const { generation, nonce } = root.journal.successor
       if (root.journal.status !== 'sealed' || generation === 0) return root
       const name = `${incarnation}.${generation}.${nonce}.log`
-      // Sealed or gone, and the first file, read once more after that, still names no newer one.
-      if (name === ended?.name) return ended.found ?? fail(damageIn(root.path, `${name} is missing`))
+      // Sealed is good enough: when the first file was read, nothing had come after this.
       const found = await this.#read(id, incarnation, generation, name, flush)
-      if (found !== null && found.journal.status !== 'sealed') return found
-      ended = { name, found }
+      if (found !== null) return found
+      // Gone since there is a newer one, unless the first file, read once more, still names this one.
+      if (name === missing) throw damageIn(root.path, `${name} is missing`)
+      missing = name
     }
     throw exhausted()
   }
@@ -312,8 +313,4 @@ function isRoot(name: string): boolean {
 
 function exhausted(): Error {
   return new StorageUnavailableError(undefined, { cause: new Error('The record does not hold still.') })
-}
-
-function fail(error: Error): never {
-  throw error
 }

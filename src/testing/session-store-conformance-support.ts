@@ -37,7 +37,7 @@ export function newRecord(changes: Partial<UploadSession> = {}): UploadSession {
     ...{ fileName: 'holiday.mov', mimeType: 'video/quicktime', metadata: { album: 'Summer' } },
     ...{ totalSize: 10_000_000, chunkSize: 2_000_000, stride: null, partSize: 8_000_000 },
     ...{ chunks: [{ index: 0, count: 3, size: 2_000_000, offset: 0, loose: 0 }], sentParts: [[1, 2]] },
-    ...{ multipartId: null, checksum: null, resumeId: null, completing: null, object: null },
+    ...{ multipartId: null, checksum: null, resumeId: null, completing: null, handedOver: false, object: null },
     ...{ createdAt: 1_700_000_000_000, updatedAt: 1_700_000_000_000 },
     ...changes,
   }

@@ -1,6 +1,11 @@
-import type { Readable } from 'node:stream'
+import { rm, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { Readable } from 'node:stream'
 import { describe, expect, it } from 'vitest'
+import { dropToken, takeToken } from '../../src/engine/processes.ts'
 import { ProcessingError } from '../../src/errors.ts'
+import { MemorySessionStore } from '../../src/sessions/memory-session-store.ts'
+import { LocalStorageAdapter } from '../../src/storage/local-storage.ts'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
 import type { MultipartStorage, StorageAdapter, UploadHooks } from '../../src/types.ts'
 import { type engineClient, send, testEngine } from '../support/engine.ts'
@@ -139,22 +144,82 @@ describe('complete', () => {
     expect((await client.get(id)).state).toBe('active')
   })
 
-  it('takes over from a completer that died', async () => {
+  it('takes over from a completer that died, when its lease has run out', async () => {
+    const sessions = new MemorySessionStore()
+    let ahead = 0
     const storage = new MemoryStorageAdapter({ multipart: false })
-    const tempDir = tempFolder()
-    let hold = true
-    const stuck: StorageAdapter = {
-      upload: (key, stream, type) => (hold ? new Promise(() => {}) : storage.upload(key, stream, type)),
+    const { client } = testEngine({ sessions, storage, clock: () => Date.now() + ahead, storageTimeout: 300 })
+    const file = bytes(200_000)
+    const id = await uploaded(client, file)
+    const record = await client.get(id)
+    const completing = { by: 'somewhere-else.1.1.0.1', until: Date.now() + 30_000 }
+    await sessions.replace({ ...record, version: record.version + 1, state: 'completing', completing }, record.version)
+    await expect(client.complete(id)).rejects.toMatchObject({ code: 'UPLOAD_LOCKED', status: 423, retryable: true })
+    ahead = 31_000
+    expect(sha256(storage.read((await client.complete(id)).key) ?? '')).toBe(sha256(file))
+  })
+
+  it('takes over at once from a completer of a process that is known to be dead', async () => {
+    const sessions = new MemorySessionStore()
+    const { client } = testEngine({ sessions })
+    const id = await uploaded(client, bytes(200_000))
+    const record = await client.get(id)
+    const token = takeToken()
+    dropToken(token)
+    const completing = { by: token, until: Date.now() + 30_000 }
+    await sessions.replace({ ...record, version: record.version + 1, state: 'completing', completing }, record.version)
+    expect((await client.complete(id)).size).toBe(200_000)
+  })
+
+  it('with a checksum that the stored file was not checked for, or does not have, is no success', async () => {
+    const { client } = testEngine()
+    const file = bytes(100_000)
+    const of = (data: Buffer) => `sha256:${Buffer.from(sha256(data), 'hex').toString('base64')}`
+    const unchecked = await uploaded(client, file)
+    await client.complete(unchecked)
+    await expect(client.complete(unchecked, of(bytes(1)))).rejects.toMatchObject({ code: 'CHECKSUM_TOO_LATE' })
+    const checked = await uploaded(client, file)
+    await client.complete(checked, of(file))
+    await expect(client.complete(checked, of(bytes(1)))).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH' })
+    expect((await client.complete(checked)).checksum).toBe(of(file))
+  })
+
+  it('cuts off a chunk that is still coming in behind the end, before the file is given away', async () => {
+    const directory = tempFolder()
+    const { client } = testEngine({ storage: new LocalStorageAdapter({ directory }) })
+    const id = await client.create(null)
+    await client.write(id, 0, bytes(1_000_000))
+    const slow = new Readable({ read() {} })
+    const late = client.write(id, 1, slow)
+    slow.push(bytes(600_000))
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    const refused = expect(late).rejects.toMatchObject({ status: 409 })
+    const { key } = await client.complete(id)
+    slow.push(bytes(600_000))
+    await refused
+    expect((await stat(join(directory, key))).size).toBe(1_000_000)
+  })
+
+  it('does not take an older object under the same key for a staged file that was lost', async () => {
+    const directory = tempFolder()
+    const hooks: UploadHooks = {
+      onCreate(draft) {
+        draft.key = 'avatars/7.bin'
+      },
     }
-    const first = testEngine({ storage: stuck, tempDir })
-    const id = await uploaded(first.client, bytes(200_000))
-    first.client.complete(id).catch(() => {})
-    await until(async () => (await first.client.get(id)).state === 'completing')
-    hold = false
-    const record = await first.client.get(id)
-    const lease = record.completing?.until ?? 0
-    const later = testEngine({ storage: stuck, tempDir, clock: () => Math.max(Date.now(), lease + 1) })
-    expect((await later.client.complete(id)).url).toContain('file.bin')
+    const { client, tempDir } = testEngine({ storage: new LocalStorageAdapter({ directory }), hooks })
+    await client.complete(await uploaded(client, bytes(100_000, 1)))
+    const id = await uploaded(client, bytes(100_000, 2))
+    await rm(join(tempDir, 'staging', id, 'part-1'))
+    await expect(client.complete(id)).rejects.toMatchObject({ code: 'STAGING_LOST', status: 503 })
+  })
+
+  it('refuses chunks that leave a hole between declared places, whatever their sum', async () => {
+    const { client } = testEngine()
+    const id = await client.create(null, { chunkSize: 10 })
+    await client.write(id, 0, bytes(5))
+    await client.write(id, 1, bytes(10))
+    await expect(client.complete(id)).rejects.toMatchObject({ code: 'SIZE_MISMATCH', status: 409 })
   })
 })
 
@@ -276,6 +341,50 @@ describe('hooks', () => {
     await expect(client.complete(id)).rejects.toMatchObject({ status: 422, message: 'The picture is broken.' })
     expect(storage.keys()).toEqual([])
     await expect(client.complete(id)).rejects.toMatchObject({ status: 410 })
+  })
+
+  it('onComplete of a completer that lost its lease cannot remove the file', async () => {
+    const sessions = new MemorySessionStore()
+    const storage = new MemoryStorageAdapter({ multipart: false })
+    const hooks: UploadHooks = {
+      async onComplete(session) {
+        const record = await sessions.get(session.id)
+        if (record?.kind !== 'upload') return
+        const next = {
+          ...record,
+          version: record.version + 1,
+          completing: { by: 'another', until: Date.now() + 60_000 },
+        }
+        await sessions.replace(next, record.version)
+        throw new ProcessingError('already registered')
+      },
+    }
+    const { client } = testEngine({ sessions, storage, hooks })
+    const id = await uploaded(client, bytes(100_000))
+    await expect(client.complete(id)).rejects.toMatchObject({ code: 'UPLOAD_LOCKED' })
+    expect(storage.keys()).toHaveLength(1)
+  })
+
+  it('a refused file that cannot be removed at once is removed by the sweeper', async () => {
+    let ahead = 0
+    const storage = new MemoryStorageAdapter({ multipart: false })
+    const remove = storage.remove.bind(storage)
+    storage.remove = async () => {
+      throw new Error('503')
+    }
+    const hooks: UploadHooks = {
+      onComplete() {
+        throw new ProcessingError('No.')
+      },
+    }
+    const { client, engine } = testEngine({ storage, hooks, clock: () => Date.now() + ahead })
+    const id = await uploaded(client, bytes(100_000))
+    await expect(client.complete(id)).rejects.toMatchObject({ status: 422 })
+    await expect(client.complete(id)).rejects.toMatchObject({ status: 410 })
+    storage.remove = remove
+    ahead = 2 * 60 * 60_000
+    await engine.sweep()
+    expect(storage.keys()).toEqual([])
   })
 
   it('onCreate can choose the key, and cannot choose one outside', async () => {

@@ -90,8 +90,16 @@ class Trial {
     this.#random = random
   }
 
-  async callSome(store: FileSessionStore, count: number, mayDelete: boolean): Promise<void> {
-    let version = 1
+  /** So many versions, of which the fourth begins a second file and the seventh a third one. */
+  async prepare(store: FileSessionStore, versions: number): Promise<void> {
+    await this.call(store, { kind: 'create', key: 'first' })
+    for (let expected = 1; expected < versions; expected++) {
+      await this.call(store, { kind: 'replace', expected, key: `first${expected}` })
+    }
+  }
+
+  async callSome(store: FileSessionStore, firstVersion: number, count: number, mayDelete: boolean): Promise<void> {
+    let version = firstVersion
     for (let n = 0; n < count; n++) {
       const seen = await this.call(store, this.#nextCall(version, mayDelete))
       if (seen.kind === 'get') version = seen.result?.version ?? 1
@@ -139,13 +147,14 @@ async function runTrial(seed: number, kind: 'updates' | 'deletes' | 'kills'): Pr
   // The smallest journals, so that every fourth change begins one anew.
   const open = (fs?: SessionFileSystem) => new FileSessionStore({ directory, journalLimit: 1, ...(fs && { fs }) })
   try {
-    await trial.call(open(), { kind: 'create', key: 'first' })
+    const versions = 1 + Math.floor(random() * 7)
+    await trial.prepare(open(), versions)
     const errors: unknown[] = []
     for (const process of [0, 1, 2]) {
       const store = open(schedule.fsOf(process))
       schedule.start(
         process,
-        () => trial.callSome(store, kind === 'updates' ? 9 : 7, kind !== 'updates'),
+        () => trial.callSome(store, versions, kind === 'updates' ? 7 : 6, kind !== 'updates'),
         (error) => errors.push(error),
       )
     }

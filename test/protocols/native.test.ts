@@ -163,6 +163,19 @@ describe('the one-request upload', () => {
   })
 })
 
+describe('a one-request upload that goes wrong after its file', () => {
+  it('stores nothing and calls no hook', async () => {
+    const storage = new MemoryStorageAdapter({ multipart: false })
+    let told = 0
+    const { url } = await testServer({ storage, hooks: { onComplete: () => void told++ } })
+    const form = new FormData()
+    form.append('file', new Blob(['one']), 'a.txt')
+    form.append('file', new Blob(['two']), 'b.txt')
+    const { status } = await answer(fetch(`${url}/upload`, { method: 'POST', body: form }))
+    expect([status, told, storage.keys()]).toEqual([400, 0, []])
+  })
+})
+
 describe('limits', () => {
   it('have an error of their own each', async () => {
     const { url } = await testServer({

@@ -1,9 +1,9 @@
 /** The main uploader: one multipart/form-data request with one file part becomes one stored file. */
 import { FileSizeExceededError, InvalidRequestError } from '../../errors.ts'
 import type { UploadEngine } from '../../types.ts'
-import { type FormFields, type FormFile, readForm } from '../chunk-body.ts'
+import { readForm } from '../chunk-body.ts'
 import { contentLength, mediaType, refuseEncoding, sendJson, type UploadHandler } from '../http.ts'
-import { type Exchange, type OwnerOf, respond } from './exchange.ts'
+import { type OwnerOf, respond } from './exchange.ts'
 import { protocol } from './handlers.ts'
 
 /** Room for the boundaries, headers and fields of the form, bytes. */
@@ -17,29 +17,29 @@ export function singleUploadHandler(engine: UploadEngine, ownerOf: OwnerOf): Upl
       throw new InvalidRequestError('Send the file as multipart/form-data.', { code: 'INVALID_FORM' })
     }
     const { maxFileSize } = engine.limits
-    if ((contentLength(request) ?? 0) > maxFileSize + formOverhead) throw new FileSizeExceededError(maxFileSize)
-    const takeFile = (file: FormFile, _before: FormFields, stop: AbortSignal) => storeFile(engine, exchange, file, stop)
-    const { file } = await readForm(request, response, null, takeFile)
-    if (!file) throw new InvalidRequestError('The form has no file part.', { code: 'MISSING_FILE' })
-    sendJson(response, 200, file)
+    const announced = contentLength(request)
+    if ((announced ?? 0) > maxFileSize + formOverhead) throw new FileSizeExceededError(maxFileSize)
+    // A form cannot have a file that is longer than itself, so less room than `maxFileSize` will do.
+    const maxSize = Math.min(maxFileSize, announced ?? maxFileSize)
+    const ref = { protocol, owner: exchange.owner, context: request }
+    let uploadId: string | null = null
+    try {
+      const { file } = await readForm(request, response, null, async (part, _before, stop) => {
+        const { fileName, mimeType, stream } = part
+        const { session } = await engine.create({ ...ref, fileName: fileName || 'file', mimeType, totalSize: null })
+        uploadId = session.id
+        const signal = AbortSignal.any([exchange.signal, stop])
+        // One chunk that is the whole file: stored whole or not at all, like every chunk.
+        await engine.writeChunk({ ...ref, uploadId, index: 0, body: stream, maxSize, signal })
+        return session.id
+      })
+      if (!file) throw new InvalidRequestError('The form has no file part.', { code: 'MISSING_FILE' })
+      // Only now: a form that is no good after its file must not leave one behind.
+      sendJson(response, 200, await engine.complete({ ...ref, uploadId: file }))
+    } catch (error) {
+      // Nobody can come back for this upload: its id was never told.
+      if (uploadId !== null) await engine.abort({ ...ref, uploadId }).catch(() => {})
+      throw error
+    }
   })
-}
-
-/** One chunk that is the whole file: stored whole or not at all, like every chunk. */
-async function storeFile(engine: UploadEngine, exchange: Exchange, file: FormFile, stop: AbortSignal) {
-  const { request, owner } = exchange
-  const signal = AbortSignal.any([exchange.signal, stop])
-  const { fileName, mimeType, stream } = file
-  const ref = { protocol, owner, context: request }
-  const { session } = await engine.create({ ...ref, fileName: fileName || 'file', mimeType, totalSize: null })
-  const uploadId = session.id
-  try {
-    const maxSize = engine.limits.maxFileSize
-    await engine.writeChunk({ ...ref, uploadId, index: 0, body: stream, maxSize, signal })
-    return await engine.complete({ ...ref, uploadId })
-  } catch (error) {
-    // Nobody can come back for this upload: its id was never told.
-    await engine.abort({ ...ref, uploadId }).catch(() => {})
-    throw error
-  }
 }
