@@ -22,7 +22,7 @@ import type { Settler } from './settler.ts'
 import { withDeadline } from './waiting.ts'
 
 /** How long to wait for writers of other processes before their bytes are copied around them, ms. */
-const patience = 5_000
+const patience = 30_000
 
 export class ObjectStorer {
   readonly #parts: EngineParts

@@ -12,7 +12,7 @@ const maxQueuedParts = 8
 const perUploadConcurrency = 4
 const firstPause = 1_000
 const longestPause = 30_000
-const claimPatience = 5_000
+const claimPatience = 30_000
 
 interface Sending {
   running: Promise<void> | null
