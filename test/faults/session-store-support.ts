@@ -50,8 +50,7 @@ export function newRecord(changes: Partial<UploadSession> = {}): UploadSession {
     ...{ format: 1, kind: 'upload', protocol: 'native', state: 'active', key: 'first' },
     ...{ fileName: 'f', mimeType: 'text/plain', metadata: {}, totalSize: 0, chunkSize: null, stride: null },
     ...{ partSize: 1, chunks: [], sentParts: [], multipartId: null, checksum: null, resumeId: null },
-    ...{ completing: null,
-    handedOver: false, object: null, createdAt: 0, updatedAt: 0 },
+    ...{ completing: null, handedOver: false, object: null, createdAt: 0, updatedAt: 0 },
     ...changes,
   }
 }
