@@ -64,7 +64,7 @@ describe('the packed package', () => {
     const code = `
       import { S3StorageAdapter } from 'nexus-uploader'
       import { createRequire } from 'node:module'
-      new S3StorageAdapter({ endpoint: 'http://127.0.0.1:1', accessKeyId: 'a', secretAccessKey: 'b', bucket: 'c' })
+      new S3StorageAdapter({ endpoint: 'http://127.0.0.1:1', accessKeyId: 'a', secretAccessKey: 'b', bucket: 'a-bucket' })
       console.log(Object.keys(createRequire(import.meta.url).cache).filter((path) => path.includes('aws-sdk')).length)
       console.log(process.memoryUsage().rss)`
     const { stdout } = await run(process.execPath, ['--input-type=module', '-e', code], { cwd: project.path })
