@@ -242,31 +242,6 @@ describe('a record that cannot be read', () => {
   })
 })
 
-describe('a delete that has no room for its mark', () => {
-  test('still deletes, also for a process that begins the next file meanwhile', async () => {
-    const rival = open({ journalLimit: 1 })
-    await rival.create(newRecord())
-    for (let version = 2; version < 7; version++) await rival.replace(newRecord({ version }), version - 1)
-    const filesBefore = await pathsOf(someId)
-    let listings = 0
-    const store = open({
-      fs: interceptedFs(async (name, proceed) => {
-        if (name === 'handle.write') throw Object.assign(new Error('injected'), { code: 'ENOSPC' })
-        const result = await proceed()
-        // The first one is for finding the record, the second one for removing its files.
-        if (name === 'readdir' && ++listings === 2) await rival.replace(newRecord({ version: 7 }), 6)
-        return result
-      }),
-    })
-    await store.delete(someId)
-    expect(listings).toBeGreaterThan(2)
-    expect(filesBefore).toHaveLength(2)
-    expect(await rival.replace(newRecord({ version: 8 }), 7)).toBe(false)
-    expect(await rival.get(someId)).toBe(null)
-    expect(await readdir(directory)).toEqual([])
-  })
-})
-
 describe('the folder', () => {
   const refused = { name: 'StorageUnavailableError', code: 'STORAGE_UNAVAILABLE', status: 503 }
 

@@ -1,0 +1,110 @@
+/** Interleavings that time alone seldom shows: a store that lets something else happen between two calls. */
+import { Readable } from 'node:stream'
+import { describe, expect, it } from 'vitest'
+import { MemorySessionStore } from '../../src/sessions/memory-session-store.ts'
+import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
+import { testEngine } from '../support/engine.ts'
+import { bytes, cut, sha256 } from '../support/random.ts'
+import { tempFolder } from '../support/temp-folder.ts'
+
+/** Another process's view of the same records, which can be held up after a look. */
+class HeldUp extends MemorySessionStore {
+  readonly #records: MemorySessionStore
+  afterGet: (() => Promise<unknown>) | null = null
+
+  constructor(records: MemorySessionStore) {
+    super()
+    this.#records = records
+  }
+
+  override create(...args: Parameters<MemorySessionStore['create']>) {
+    return this.#records.create(...args)
+  }
+
+  override async get(id: string) {
+    const record = await this.#records.get(id)
+    const then = this.afterGet
+    this.afterGet = null
+    await then?.()
+    return record
+  }
+
+  override replace(...args: Parameters<MemorySessionStore['replace']>) {
+    return this.#records.replace(...args)
+  }
+
+  override listExpired(now: number) {
+    return this.#records.listExpired(now)
+  }
+}
+
+describe('a writer that was held up between looking and writing', () => {
+  it('does not touch the bytes of a chunk that was acknowledged meanwhile', async () => {
+    const records = new MemorySessionStore()
+    const slow = new HeldUp(records)
+    const storage = new MemoryStorageAdapter({ multipart: false })
+    const tempDir = tempFolder()
+    const a = testEngine({ sessions: records, storage, tempDir })
+    const b = testEngine({ sessions: slow, storage, tempDir })
+    const file = bytes(1_000_000, 1)
+    const id = await a.client.create(file.length, { chunkSize: 1_000_000 })
+    slow.afterGet = () => a.client.write(id, 0, file)
+    const torn = new Readable({ read() {} })
+    torn.push(bytes(900_000, 2))
+    const late = b.client.write(id, 0, torn)
+    setTimeout(() => torn.destroy(), 100)
+    await expect(late).rejects.toMatchObject({ code: 'BODY_INCOMPLETE' })
+    const { key } = await a.client.complete(id)
+    expect(sha256(storage.read(key) ?? '')).toBe(sha256(file))
+  })
+})
+
+describe('a sweeper that was held up between looking and removing', () => {
+  it('leaves an upload alone that got a chunk meanwhile', async () => {
+    let ahead = 0
+    const clock = () => Date.now() + ahead
+    const records = new MemorySessionStore()
+    const slow = new HeldUp(records)
+    const tempDir = tempFolder()
+    const a = testEngine({ sessions: records, tempDir, clock })
+    const b = testEngine({ sessions: slow, tempDir, clock })
+    const id = await a.client.create(100)
+    ahead = 2 * 60 * 60_000
+    slow.afterGet = () => a.client.write(id, 0, bytes(100))
+    expect((await b.engine.sweep()).expired).toBe(0)
+    expect((await a.client.complete(id)).size).toBe(100)
+  })
+})
+
+describe('a body', () => {
+  it('whose stream is closed without an end and without an error is not whole', async () => {
+    const { client } = testEngine()
+    const id = await client.create(1000)
+    const closed = new Readable({ read() {} })
+    closed.push(bytes(1000))
+    setTimeout(() => closed.destroy(), 30)
+    await expect(client.write(id, 0, closed)).rejects.toMatchObject({ code: 'BODY_INCOMPLETE' })
+    expect((await client.get(id)).chunks).toEqual([])
+  })
+})
+
+describe('a storage that holds fewer parts than it confirmed', () => {
+  it('is never asked to make an object of them', async () => {
+    const storage = new MemoryStorageAdapter({ multipart: { minPartSize: 1000, partSize: 100_000 } })
+    const { multipart } = storage
+    if (!multipart) throw new Error('this storage was to take parts')
+    const listParts = multipart.listParts.bind(multipart)
+    multipart.listParts = async (...args) => (await listParts(...args))?.slice(0, -1) ?? null
+    let completed = 0
+    multipart.complete = async () => {
+      completed += 1
+      return 'memory://short'
+    }
+    const { client } = testEngine({ storage })
+    const file = bytes(300_000)
+    const id = await client.create(file.length, { chunkSize: 100_000 })
+    for (const [index, data] of cut(file, 100_000).entries()) await client.write(id, index, data)
+    await expect(client.complete(id)).rejects.toMatchObject({ name: expect.stringMatching(/UploadExpired|Storage/) })
+    expect(completed).toBe(0)
+  })
+})
