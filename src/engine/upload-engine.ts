@@ -1,4 +1,4 @@
-import { EventEmitter } from 'node:events'
+import { EventEmitter, setMaxListeners } from 'node:events'
 import type { Readable } from 'node:stream'
 import {
   isNexusUploaderError,
@@ -60,6 +60,8 @@ export class Engine implements UploadEngine {
 
   constructor(options: EngineOptions & { readonly durability: Durability; readonly clock: () => number }) {
     this.limits = options.limits
+    // Every body under way listens to it.
+    setMaxListeners(0, this.#cut.signal)
     const staging = new Staging(options)
     // A listener that returns a rejecting promise is reported like one that throws.
     Object.defineProperty(this.events, Symbol.for('nodejs.rejection'), {

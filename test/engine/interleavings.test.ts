@@ -76,6 +76,25 @@ describe('a sweeper that was held up between looking and removing', () => {
   })
 })
 
+describe('many requests at once', () => {
+  it('make Node warn of no leak', async () => {
+    const warnings: Error[] = []
+    const listen = (warning: Error) => warnings.push(warning)
+    process.on('warning', listen)
+    try {
+      const { client } = testEngine()
+      const file = bytes(400_000)
+      const id = await client.create(file.length, { chunkSize: 10_000 })
+      await Promise.all(cut(file, 10_000).map((data, index) => client.write(id, index, data)))
+      await Promise.all(Array.from({ length: 40 }, () => client.complete(id)))
+      await new Promise((resolve) => setTimeout(resolve, 50))
+    } finally {
+      process.off('warning', listen)
+    }
+    expect(warnings).toEqual([])
+  })
+})
+
 describe('a body', () => {
   it('whose stream is closed without an end and without an error is not whole', async () => {
     const { client } = testEngine()

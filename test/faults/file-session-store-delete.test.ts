@@ -5,6 +5,7 @@ import fs from 'fs-extra'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { FileSessionStore } from '../../src/sessions/file-session-store.ts'
 import type { SessionFileSystem } from '../../src/sessions/session-files.ts'
+import { encodeLine, Journal, type LineKind } from '../../src/sessions/session-journal.ts'
 import { interceptedFs, keyOf, newRecord, someId } from './session-store-support.ts'
 
 let folder: string
@@ -64,6 +65,21 @@ describe('a delete that is stopped between any two calls', () => {
       expect(revived).toBeGreaterThan(3)
     })
   }
+})
+
+test('the mark of a delete counts only in the newest file, and nothing counts after it', () => {
+  const line = (kind: LineKind, number: number) => encodeLine({ kind, number, nonce: `${kind}${number}`, json: '{}' })
+  const fold = (...lines: Buffer[]) => {
+    const journal = new Journal()
+    journal.fold(Buffer.concat(lines))
+    return [journal.status, journal.version, journal.successor.generation]
+  }
+  const sealed = [line('r', 1), line('r', 2), line('s', 2)]
+  expect(fold(line('r', 1), line('d', 0), line('r', 2), line('s', 1))).toEqual(['dead', 1, 0])
+  expect(fold(...sealed, line('d', 0), line('n', 1))).toEqual(['dead', 2, 0])
+  expect(fold(...sealed, line('n', 1), line('d', 0), line('n', 1), line('r', 3))).toEqual(['sealed', 2, 1])
+  expect(fold(...sealed, line('n', 1), line('n', 2), line('d', 1))).toEqual(['sealed', 2, 2])
+  expect(fold(...sealed, line('n', 1), line('n', 2), line('d', 2), line('n', 3))).toEqual(['dead', 2, 2])
 })
 
 describe('a delete that has no room for its mark', () => {
