@@ -194,4 +194,15 @@ describe('FileSessionStore when one file-system call', () => {
       }
     })
   }
+
+  test.each(['EACCES', 'EPERM', 'EROFS'])('always fails with %s, a create says so and leaves nothing', async (code) => {
+    const directory = join(folder, `always-${code}`)
+    const store = new FileSessionStore({
+      directory,
+      fs: interceptedFs((name, proceed, args) => (name === 'rename' ? refuses(code)(proceed, args, name) : proceed())),
+    })
+    await expect(store.create(newRecord())).rejects.toMatchObject({ status: 503 })
+    expect(await store.get(someId)).toBe(null)
+    expect(await readdir(directory)).toEqual([])
+  })
 })

@@ -15,7 +15,7 @@ import { type Call, isLinearizable, type Recorded, type State } from './lineariz
 import { interceptedFs, keyOf, newRecord, randomFrom, someId } from './session-store-support.ts'
 
 const firstSeed = Number(process.env.FIRST_SEED ?? 1)
-const seeds = Number(process.env.SEEDS ?? 150)
+const seeds = Number(process.env.SEEDS ?? 100)
 
 /** Lets one file-system call of one process happen at a time. */
 class Schedule {

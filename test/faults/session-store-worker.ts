@@ -16,6 +16,18 @@ for (let n = 0; n < Number(times); ) {
   const next = { ...record, version: record.version + 1, metadata: { ...record.metadata, [counter]: `${count}` } }
   if (!(await store.replace(next, record.version))) continue
   n++
-  // Synchronous, so that a kill right after it does not take it back.
-  writeSync(1, `${count}\n`)
+  say(`${count}\n`)
+}
+
+/** Synchronous, so that a kill right after it does not take it back; the pipe may be full when the reader is slow. */
+function say(line: string): void {
+  for (;;) {
+    try {
+      writeSync(1, line)
+      return
+    } catch (error) {
+      if ((error as { code?: unknown }).code !== 'EAGAIN') throw error
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5)
+    }
+  }
 }
