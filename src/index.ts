@@ -32,7 +32,7 @@ export {
   uploadErrorHandler,
 } from './protocols/native/create-chunked-upload-middleware.ts'
 export type { OwnerOf } from './protocols/native/exchange.ts'
-export { FileSessionStore } from './sessions/file-session-store.ts'
+export { FileSessionStore, type FileSessionStoreOptions } from './sessions/file-session-store.ts'
 export { MemorySessionStore } from './sessions/memory-session-store.ts'
 export { LocalStorageAdapter, type LocalStorageOptions } from './storage/local-storage.ts'
 export { MemoryStorageAdapter, type MemoryStorageOptions } from './storage/memory-storage.ts'
