@@ -3,8 +3,17 @@ import { createHash } from 'node:crypto'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { Engine } from './engine/upload-engine.ts'
+import { MemoryLocker } from './locks/memory-locker.ts'
 import { FileSessionStore } from './sessions/file-session-store.ts'
-import type { Durability, SessionStore, StorageAdapter, UploadEngine, UploadHooks, UploadLimits } from './types.ts'
+import type {
+  Durability,
+  Locker,
+  SessionStore,
+  StorageAdapter,
+  UploadEngine,
+  UploadHooks,
+  UploadLimits,
+} from './types.ts'
 
 const MiB = 1024 * 1024
 const hour = 60 * 60_000
@@ -48,6 +57,8 @@ export interface UploadEngineOptions {
   durability?: Durability
   /** Where session records live. Default: files in `tempDir`. */
   sessions?: SessionStore
+  /** Who may append to an upload, one at a time. Default: a lock for this process; processes that share `tempDir` agree through it. */
+  locker?: Locker
   /** Your say in what happens; see `UploadHooks`. */
   hooks?: UploadHooks
   /** @internal Milliseconds since the epoch, for tests. */
@@ -69,6 +80,7 @@ export function createUploadEngine(options: UploadEngineOptions): UploadEngine {
     tempDir,
     durability,
     sessions: options.sessions ?? new FileSessionStore({ directory: join(tempDir, 'sessions'), durability }),
+    locker: options.locker ?? new MemoryLocker(),
     hooks: options.hooks ?? {},
     clock: options.clock ?? Date.now,
     limits: limitsOf(options),

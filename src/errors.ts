@@ -169,6 +169,20 @@ export class UploadClosedError extends NexusUploaderError {
   }
 }
 
+/** 409: the upload ends elsewhere than the request says. Ask where, and go on from there. */
+export class OffsetMismatchError extends NexusUploaderError {
+  /** Where the upload ends, bytes. */
+  readonly offset: number
+
+  constructor(offset: number, provided: number, options?: ErrorDetails) {
+    super('OFFSET_MISMATCH', 409, `The upload is at byte ${offset}, not at ${provided}. Go on from there.`, {
+      ...options,
+      details: { offset, provided, ...options?.details },
+    })
+    this.offset = offset
+  }
+}
+
 /**
  * 422: the bytes do not match the checksum that came with them. A chunk was discarded and can be sent again; of a whole
  * file nothing was discarded, and chunks can still be replaced.

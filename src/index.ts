@@ -12,6 +12,7 @@ export {
   isNexusUploaderError,
   LocalStorageError,
   NexusUploaderError,
+  OffsetMismatchError,
   ProcessingError,
   S3UploadError,
   StorageError,
@@ -24,14 +25,15 @@ export {
   UploadLockedError,
   UploadNotFoundError,
 } from './errors.ts'
-export type { UploadErrorHandler, UploadHandler, UploadRequest } from './protocols/http.ts'
+export { MemoryLocker } from './locks/memory-locker.ts'
+export type { CorsOptions } from './protocols/cors.ts'
+export type { OwnerOf, UploadErrorHandler, UploadHandler, UploadRequest } from './protocols/http.ts'
 export {
   type ChunkedUploadConfig,
   type ChunkedUploadMiddleware,
   createChunkedUploadMiddleware,
   uploadErrorHandler,
 } from './protocols/native/create-chunked-upload-middleware.ts'
-export type { OwnerOf } from './protocols/native/exchange.ts'
 export { FileSessionStore, type FileSessionStoreOptions } from './sessions/file-session-store.ts'
 export { MemorySessionStore } from './sessions/memory-session-store.ts'
 export { LocalStorageAdapter, type LocalStorageOptions } from './storage/local-storage.ts'

@@ -6,107 +6,9 @@
  */
 import type { EventEmitter } from 'node:events'
 import type { Readable } from 'node:stream'
+import type { StoredObject } from './storage-contract.ts'
 
-// ---------------------------------------------------------------------------------------------- storage
-
-/** What a storage adapter is told about the object besides its key, its bytes and its media type. */
-export interface ObjectInfo {
-  /** The whole size in bytes; `null` when it is not known before the stream ends. */
-  readonly size: number | null
-  /** The name the client gave, cleaned of path parts and control characters. For display, never for a path. */
-  readonly fileName: string
-  readonly mimeType: string
-  /** The upload this object comes from: the same on every retry, so it can serve as an idempotency key. */
-  readonly uploadId: string
-  readonly metadata: Readonly<Record<string, string>>
-  /** Aborted when the result is no longer wanted. */
-  readonly signal?: AbortSignal
-}
-
-/**
- * Where finished files go. Only `upload` is required; each other member is a capability, present or absent.
- *
- * The engine validates, the adapter stores: keys are safe relative paths (`uploads/<uuid>-<name>`), sizes are
- * within the limits. An object must become visible whole or not at all, and storing the same key again must
- * replace it: a completion that failed half way is repeated with the same key.
- */
-export interface StorageAdapter {
-  /** Stores the stream under `fileKey` and returns the public URL (or path) of the stored file. */
-  upload(fileKey: string, stream: Readable, mimeType: string, info?: ObjectInfo): Promise<string>
-  /** Deletes the object; a key that is not there is no error. */
-  remove?(fileKey: string): Promise<void>
-  /** Lets whole parts go to the storage while the client is still sending. */
-  readonly multipart?: MultipartStorage
-  /**
-   * Takes over the staged file at `path` (by rename where it can) and returns the public URL. Must be repeatable:
-   * when `path` is gone because an earlier call already adopted it and the object is there with `info.size`
-   * bytes, it answers the same URL.
-   */
-  adoptFile?(fileKey: string, path: string, info: ObjectInfo): Promise<string>
-  /** A folder on the same disk as the target, so that adopting is a rename. The default `tempDir`. */
-  readonly stagingDir?: string
-  /** Tells apart two storages of one class (endpoint and bucket, say): the default `tempDir` depends on it. */
-  readonly id?: string
-  /** Gives back connections and timers. */
-  close?(): Promise<void>
-}
-
-/** A multipart upload in S3's own words. `complete` and `abort` are idempotent. */
-export interface MultipartStorage {
-  /** Smallest size of every part but the last, bytes (S3: 5 MiB). */
-  readonly minPartSize: number
-  /** Largest size of a part, bytes (S3: 5 GiB). */
-  readonly maxPartSize: number
-  /** Most parts of one object (S3: 10 000). */
-  readonly maxParts: number
-  /** The part size to use when the upload does not ask for another, bytes. */
-  readonly partSize: number
-  /** Opens a multipart upload and returns its id. */
-  create(fileKey: string, info: ObjectInfo): Promise<string>
-  /** Stores one part; the same number again replaces it. Safe to repeat and to run in parallel. */
-  uploadPart(upload: MultipartRef, partNumber: number, body: PartBody, signal?: AbortSignal): Promise<void>
-  /** The parts the storage holds, in order; `null` when the upload is no longer open (completed or aborted). */
-  listParts(upload: MultipartRef, signal?: AbortSignal): Promise<StoredPart[] | null>
-  /**
-   * Makes the object from exactly these parts and returns its URL. Called again after it succeeded it answers the
-   * same URL (then `parts` carry sizes but no `etag`). When the upload is gone and no such object exists it throws an
-   * error with the code `MULTIPART_GONE`; when it cannot tell, any other error. It never guesses.
-   */
-  complete(upload: MultipartRef, parts: readonly StoredPart[], info: ObjectInfo): Promise<string>
-  /**
-   * Discards the parts. With `multipartId: null` it discards every open multipart upload of exactly this key
-   * (the id was lost in a crash). Never touches another key.
-   */
-  abort(upload: { readonly fileKey: string; readonly multipartId: string | null }): Promise<void>
-}
-
-export interface MultipartRef {
-  readonly fileKey: string
-  readonly multipartId: string
-}
-
-/** The bytes of one part: a file that stays in place until the call settles, readable any number of times. */
-export interface PartBody {
-  readonly size: number
-  readonly path: string
-  /** A fresh stream over the whole part. */
-  open(): Readable
-}
-
-export interface StoredPart {
-  readonly partNumber: number
-  readonly size: number
-  readonly etag: string
-}
-
-/** What a completed upload became. */
-export interface StoredObject {
-  readonly url: string
-  readonly key: string
-  readonly size: number
-  /** The whole-file checksum that was verified, as `<algorithm>:<base64>`; absent when none was declared. */
-  readonly checksum?: string
-}
+export type * from './storage-contract.ts'
 
 // --------------------------------------------------------------------------------------------- sessions
 
@@ -178,6 +80,16 @@ export interface UploadSession extends StoredRecord {
   readonly handedOver: boolean
   /** Set once the storage has the whole object. */
   readonly object: StoredObject | null
+  /** A piece of a later upload: it never becomes an object of its own. */
+  readonly partial?: true
+  /** Ids of the partial uploads that this one is the concatenation of, in order. */
+  readonly sources?: readonly string[]
+  /** Ids of the uploads that wait for this partial one. */
+  readonly finals?: readonly string[]
+  /** What the protocol that made it wants back (`Upload-Metadata` as it was sent, say). */
+  readonly wire?: Readonly<Record<string, string>>
+  /** Why the application refused the file after it had arrived. */
+  readonly refusal?: { readonly code: string; readonly status: number; readonly message: string }
   readonly createdAt: number
   readonly updatedAt: number
 }
@@ -276,6 +188,35 @@ export interface UploadLimits {
   readonly allowedMimeTypes: readonly string[]
 }
 
+// ------------------------------------------------------------------------------------------------ locks
+
+/** Lets one writer append to an upload at a time; whoever comes later is preferred, the holder is asked to yield. */
+export interface Locker {
+  /** Whether other machines see the same locks. */
+  readonly shared: boolean
+  /**
+   * Resolves when the lock is held. While somebody else has it, they are asked to release it, and the newcomer waits in
+   * line, without polling. Rejects with the signal's reason when `signal` aborts first.
+   */
+  acquire(key: string, request: LockRequest): Promise<Lock>
+  close?(): Promise<void>
+}
+
+export interface LockRequest {
+  readonly signal: AbortSignal
+  /** Called, at most once, when somebody else waits for the lock: end the work, then release. */
+  readonly onReleaseRequested: () => void
+}
+
+export interface Lock {
+  /** Aborted when the lock is no longer held although it was not released. */
+  readonly lost: AbortSignal
+  /** A second call is no error. */
+  release(): Promise<void>
+}
+
+// ----------------------------------------------------------------------------------------------- uploads
+
 export interface CreateUpload {
   readonly fileName: string
   readonly mimeType?: string | undefined
@@ -288,9 +229,19 @@ export interface CreateUpload {
   /** The client's own name for the upload: the same owner, key and file find the same open upload again. */
   readonly resumeKey?: string | undefined
   readonly metadata?: Readonly<Record<string, string>> | undefined
+  /** Makes a partial upload: no media-type check and no `onCreate`; those are for the upload it becomes a piece of. */
+  readonly partial?: boolean | undefined
+  /** Kept as it is, for the protocol. */
+  readonly wire?: Readonly<Record<string, string>> | undefined
   readonly protocol: string
   readonly owner?: string | null | undefined
   readonly context?: unknown
+}
+
+/** An upload that is the concatenation of partial ones; it has no bytes of its own. */
+export interface ComposeUpload extends Omit<CreateUpload, 'totalSize' | 'chunkSize' | 'partial'> {
+  /** Ids of partial uploads of the same owner and protocol, in order; one may appear several times. */
+  readonly sources: readonly string[]
 }
 
 export interface UploadRef {
@@ -321,6 +272,38 @@ export interface ChunkWritten {
   readonly duplicate: boolean
 }
 
+export interface AppendBytes extends UploadRef {
+  /** Where the caller believes the upload ends, bytes. */
+  readonly offset: number
+  readonly body: Readable
+  /** Size of the body when the wire tells it, bytes. */
+  readonly size?: number | undefined
+  /** For an upload that was created without a size: the size it has. */
+  readonly totalSize?: number | undefined
+  /**
+   * `<algorithm>:<base64>` of this body, or a function that tells it once the body has ended; `undefined` from the
+   * function: there is none. With a checksum nothing counts until all of the body has arrived and matches.
+   */
+  readonly checksum?: string | (() => string | undefined) | undefined
+  /** Called while the body comes in, with an offset up to which the bytes are kept whatever happens. */
+  readonly onProgress?: ((offset: number) => void) | undefined
+}
+
+export interface Appended extends UploadOffset {
+  /** How many bytes of the body were kept. */
+  readonly size: number
+  /** Another request wanted the upload before the body had ended: not all of it was taken. */
+  readonly interrupted: boolean
+}
+
+export interface AbortUpload extends UploadRef {
+  /**
+   * What to do with an upload that is complete. `refuse` (default): `UploadClosedError`. `forget`: the upload is gone, its
+   * object stays. `remove`: the object goes too, if the storage can remove.
+   */
+  readonly completed?: 'refuse' | 'forget' | 'remove' | undefined
+}
+
 export interface CompleteUpload extends UploadRef {
   /** For an upload that was created without a size: the size it has. */
   readonly totalSize?: number | undefined
@@ -349,6 +332,7 @@ export interface SweepReport {
 export interface UploadEvents {
   created: [event: { session: UploadSession }]
   chunk: [event: { session: UploadSession; index: number; size: number; duplicate: boolean }]
+  appended: [event: { session: UploadSession; offset: number; size: number }]
   part: [event: { session: UploadSession; partNumber: number; size: number }]
   completed: [event: { session: UploadSession; object: StoredObject }]
   aborted: [event: { session: UploadSession }]
@@ -374,7 +358,20 @@ export interface UploadEngine {
   create(request: CreateUpload): Promise<{ session: UploadSession; resumed: boolean }>
   /** Stores one chunk whole or not at all: any order, in parallel, idempotent. */
   writeChunk(request: WriteChunk): Promise<ChunkWritten>
-  /** How far the upload has come without a gap. */
+  /** Opens an upload that is made of partial ones; the same request again finds the same upload. */
+  compose(request: ComposeUpload): Promise<{ session: UploadSession; resumed: boolean }>
+  /**
+   * Adds to the end of the upload what arrives of the body, one writer at a time: a running `append` of the same upload
+   * is asked to yield. What has arrived when the body breaks off is kept, and the call rejects with the reason.
+   * @throws OffsetMismatchError when the upload does not end at `offset`; nothing was taken
+   * @throws UploadLockedError when somebody else does not let go of the upload
+   */
+  append(request: AppendBytes): Promise<Appended>
+  /**
+   * How far the upload has come without a gap. A running `append` is asked to yield and its bytes are counted: the
+   * next `append` is accepted at this offset unless somebody else appends first.
+   * @throws UploadLockedError when somebody else does not let go of the upload
+   */
   retrieveOffset(request: UploadRef): Promise<UploadOffset>
   get(request: UploadRef): Promise<UploadSession>
   /** Keeps a body in `tempDir` until the request has told which chunk it is. Removed by `discard`. */
@@ -382,7 +379,7 @@ export interface UploadEngine {
   /** Makes the object. Idempotent: repeats and rivals get the one result. */
   complete(request: CompleteUpload): Promise<StoredObject>
   /** Discards the upload. Idempotent. */
-  abort(request: UploadRef): Promise<void>
+  abort(request: AbortUpload): Promise<void>
   /** Removes idle uploads, ended records and orphans. Runs by itself every `cleanupInterval`. */
   sweep(): Promise<SweepReport>
   /** Refuses new work, lets running work end for `timeout` ms (default 10 000), then cuts it; stops all timers. */

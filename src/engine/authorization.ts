@@ -1,5 +1,5 @@
 /** Asks the application's `authorize` hook. What it throws refuses the action. */
-import { UploadNotFoundError } from '../errors.ts'
+import { UploadExpiredError, UploadNotFoundError } from '../errors.ts'
 import type { UploadAction, UploadSession } from '../types.ts'
 import type { EngineParts } from './engine-options.ts'
 
@@ -20,4 +20,10 @@ export async function allows(
   context: unknown,
 ): Promise<boolean> {
   return (await parts.options.hooks.authorize?.(action, session, context)) !== false
+}
+
+/** @throws UploadExpiredError for an upload that was aborted, refused by the application, or idle for too long */
+export function requireOpen({ state, refusal }: UploadSession): void {
+  if (state !== 'aborted' && state !== 'expired') return
+  throw new UploadExpiredError({ aborted: state === 'aborted', ...(refusal && { details: { refusal } }) })
 }

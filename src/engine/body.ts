@@ -5,6 +5,7 @@
 import { createHash, type Hash } from 'node:crypto'
 import type { Readable } from 'node:stream'
 import { crc32 } from 'node:zlib'
+import crc32c from 'crc-32/crc32c.js'
 import {
   BodyIncompleteError,
   BodyTimeoutError,
@@ -31,6 +32,8 @@ export interface BodyOptions {
   readonly checksum?: Checksum | undefined
   /** Whether to compute the CRC-32 as well. */
   readonly crc: boolean
+  /** Whether the sink gets what has arrived also when the body fails. */
+  readonly keep?: boolean | undefined
 }
 
 export interface ReceivedBody {
@@ -44,14 +47,14 @@ export interface Checksum {
   readonly digest: Buffer
 }
 
-const digestSizes: Readonly<Record<string, number>> = { crc32: 4, md5: 16, sha1: 20, sha256: 32, sha512: 64 }
+const digestSizes = { crc32: 4, crc32c: 4, md5: 16, sha1: 20, sha256: 32, sha512: 64 } as const
 
-/** Reads `<algorithm>:<base64>` (`crc32`, `md5`, `sha1`, `sha256`, `sha512`). @throws InvalidRequestError */
+/** Reads `<algorithm>:<base64>` (`crc32`, `crc32c`, `md5`, `sha1`, `sha256`, `sha512`). @throws InvalidRequestError */
 export function parseChecksum(text: string): Checksum {
   const match = /^([a-z0-9-]{3,10}):([A-Za-z0-9+/]{1,88}={0,2})$/.exec(text)
   const algorithm = (match?.[1] ?? '').replace('-', '')
   const digest = Buffer.from(match?.[2] ?? '', 'base64')
-  if (!Object.hasOwn(digestSizes, algorithm) || digest.length !== digestSizes[algorithm]) {
+  if (!isAlgorithm(algorithm) || digest.length !== digestSizes[algorithm]) {
     throw new InvalidRequestError(
       `checksum must be <algorithm>:<base64 digest> with one of ${Object.keys(digestSizes).join(', ')}.`,
       { code: 'INVALID_CHECKSUM' },
@@ -60,20 +63,31 @@ export function parseChecksum(text: string): Checksum {
   return { algorithm, digest }
 }
 
+function isAlgorithm(name: string): name is keyof typeof digestSizes {
+  return Object.hasOwn(digestSizes, name)
+}
+
+const crcs: Readonly<Record<string, (data: Buffer, seed: number) => number>> = {
+  crc32,
+  crc32c: (data, seed) => crc32c.buf(data, seed) >>> 0,
+}
+
 /** A running checksum; CRC-32 in network byte order, like the other digests. */
 export class RunningChecksum {
   readonly #expected: Checksum
   readonly #hash: Hash | null
+  readonly #update: ((data: Buffer, seed: number) => number) | undefined
   #crc = 0
 
   constructor(expected: Checksum) {
     this.#expected = expected
-    this.#hash = expected.algorithm === 'crc32' ? null : createHash(expected.algorithm)
+    this.#update = crcs[expected.algorithm]
+    this.#hash = this.#update ? null : createHash(expected.algorithm)
   }
 
   update(data: Buffer): void {
-    if (this.#hash) this.#hash.update(data)
-    else this.#crc = crc32(data, this.#crc)
+    this.#hash?.update(data)
+    if (this.#update) this.#crc = this.#update(data, this.#crc)
   }
 
   /** @throws ChecksumMismatchError */
@@ -98,22 +112,31 @@ export function receiveBody(source: Readable, sink: Sink, options: BodyOptions):
     let crc = 0
     let writing = false
     let ended = false
+    let flushing = false
     let failure: Error | null = null
     let settled = false
     let timer: NodeJS.Timeout | undefined
 
     const watch = () => {
-      timer = setTimeout(() => fail(new BodyTimeoutError(options.idleTimeout)), options.idleTimeout).unref()
+      timer = setTimeout(() => breakOff(new BodyTimeoutError(options.idleTimeout)), options.idleTimeout).unref()
     }
     const fail = (error: Error) => {
       if (failure || settled) return
       failure = error
       settle()
     }
-    const onAbort = () => fail(asBodyError(options.signal.reason))
-    const onError = (error: Error) => fail(asBodyError(error))
+    /** The client's or the line's failure, not the disk's: what has arrived is as good as it was. */
+    const breakOff = (error: Error) => {
+      if (failure || settled) return
+      failure = error
+      flushing = options.keep === true
+      if (flushing && !writing && batchBytes > 0) write()
+      settle()
+    }
+    const onAbort = () => breakOff(asBodyError(options.signal.reason))
+    const onError = (error: Error) => breakOff(asBodyError(error))
     const onClose = () => {
-      if (!ended) fail(new BodyIncompleteError())
+      if (!ended) breakOff(new BodyIncompleteError())
     }
     const onEnd = () => {
       ended = true
@@ -143,6 +166,9 @@ export function receiveBody(source: Readable, sink: Sink, options: BodyOptions):
         return
       }
       if (batchBytes < batchSize && !ended) return
+      write()
+    }
+    const write = () => {
       writing = true
       const buffers = batch
       const position = written
@@ -152,12 +178,14 @@ export function receiveBody(source: Readable, sink: Sink, options: BodyOptions):
       sink(buffers, position).then(
         () => {
           writing = false
+          if (flushing && batchBytes > 0) return write()
           if (failure) return settle()
           resume()
           pump()
         },
         (error: Error) => {
           writing = false
+          flushing = false
           if (failure) settle()
           else fail(error)
         },

@@ -144,6 +144,7 @@ export function firstUnsettled(
 
 /** Bytes of the file that are settled, as merged ranges. */
 export function settledRanges(session: UploadSession): ByteRange[] {
+  if (session.sources) return session.totalSize === null ? [] : [{ start: 0, end: session.totalSize }]
   const ranges: ByteRange[] = []
   let next = 0
   let offset = 0

@@ -1,7 +1,8 @@
 /** Stores one chunk: whole or not at all, in any order, in parallel, the same one any number of times. */
 import { setTimeout as wait } from 'node:timers/promises'
-import { fromFileSystemError, UploadClosedError, UploadExpiredError, UploadNotFoundError } from '../errors.ts'
+import { fromFileSystemError, UploadClosedError, UploadNotFoundError } from '../errors.ts'
 import type { ChunkWritten, UploadSession, WriteChunk } from '../types.ts'
+import { requireOpen } from './authorization.ts'
 import { parseChecksum, type ReceivedBody, receiveBody, type Sink } from './body.ts'
 import { type ByteRange, type Chunk, findChunk, trueOffset } from './chunk-map.ts'
 import { addChunk, type ChunkPlan, checkSize, planChunk } from './chunk-plan.ts'
@@ -318,9 +319,7 @@ function isFixed(session: UploadSession, chunk: Chunk): boolean {
 }
 
 export function requireActive(session: UploadSession): void {
-  if (session.state === 'aborted' || session.state === 'expired') {
-    throw new UploadExpiredError({ aborted: session.state === 'aborted' })
-  }
+  requireOpen(session)
   if (session.state !== 'active' || session.object) {
     throw new UploadClosedError('The upload is complete, or being completed, and takes no more data.')
   }

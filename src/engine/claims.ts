@@ -87,21 +87,45 @@ export class Claims {
   }
 
   /**
-   * Claims the range for a completion: asks holders in this process to yield, and waits up to `patience` ms for
-   * all. `null` when a holder, in another process, does not let go.
+   * Claims the range of somebody who may be at work on it: asks holders in this process to yield, leaves word for those
+   * in others, and waits up to `patience` ms. `null` when a holder does not let go.
    */
-  async insist(uploadId: string, range: ByteRange, patience: number, signal: AbortSignal): Promise<Claim | null> {
+  async insist(
+    uploadId: string,
+    range: ByteRange,
+    patience: number,
+    signal: AbortSignal,
+    onYield: () => void = () => {},
+  ): Promise<Claim | null> {
     const deadline = Date.now() + patience
     for (;;) {
       signal.throwIfAborted()
       const rivals = this.#rivals(uploadId, range)
       for (const rival of rivals) rival.yieldRequested()
       if (rivals.length === 0) {
-        const claim = await this.claim(uploadId, range)
+        const claim = await this.claim(uploadId, range, onYield)
         if (claim || Date.now() >= deadline) return claim
+        await writeFile(this.#requestOf(uploadId), '', { mode: 0o600 })
       } else if (Date.now() >= deadline) return null
-      await Promise.race([...rivals.map((rival) => rival.released), sleep(rivals.length > 0 ? patience : 100)])
+      const time = Math.max(1, deadline - Date.now())
+      await Promise.race([...rivals.map((rival) => rival.released), sleep(rivals.length > 0 ? time : 100)])
     }
+  }
+
+  /** Whether another process has left word that it wants the upload. */
+  async isRequested(uploadId: string): Promise<boolean> {
+    return lstat(this.#requestOf(uploadId)).then(
+      () => true,
+      () => false,
+    )
+  }
+
+  async forgetRequest(uploadId: string): Promise<void> {
+    await rm(this.#requestOf(uploadId), { force: true })
+  }
+
+  #requestOf(uploadId: string): string {
+    return join(this.#folderOf(uploadId), 'requested')
   }
 
   /** Asks everybody in this process who is at work on the upload to stop. */

@@ -8,14 +8,15 @@ import {
   type NexusUploaderError,
   ProcessingError,
   UploadClosedError,
-  UploadExpiredError,
   UploadIncompleteError,
   UploadLockedError,
   UploadNotFoundError,
 } from '../errors.ts'
 import type { CompleteUpload, StoredObject, UploadSession } from '../types.ts'
+import { requireOpen } from './authorization.ts'
 import { parseChecksum } from './body.ts'
 import { countChunks, receivedBytes, receivedIndexes } from './chunk-map.ts'
+import { totalOf, wholeSources } from './composer.ts'
 import type { EngineParts } from './engine-options.ts'
 import { ObjectStorer } from './object-storer.ts'
 import type { PartSender } from './part-sender.ts'
@@ -62,12 +63,17 @@ export class Completion {
     if (totalSize !== undefined && session.totalSize !== null && totalSize !== session.totalSize) {
       throw new InvalidRequestError('totalSize differs from the size that was declared.', { code: 'SIZE_MISMATCH' })
     }
-    const running = this.#running.get(id) ?? this.#run(id, request).finally(() => this.#running.delete(id))
+    const running = this.#running.get(id) ?? this.#start(session, request).finally(() => this.#running.delete(id))
     this.#running.set(id, running)
     const object = await running
     if (checksum === undefined || checksum === object.checksum) return object
     // Stored for another caller, who asked for something else or for nothing: this one's demand was never checked.
     throw object.checksum === undefined ? checksumTooLate() : new ChecksumMismatchError({ wholeFile: true })
+  }
+
+  async #start(session: UploadSession, request: CompleteUpload): Promise<StoredObject> {
+    if (!session.sources || session.state !== 'active') return this.#run(session.id, request)
+    return this.#run(session.id, { ...request, totalSize: totalOf(await wholeSources(this.#parts, session)) })
   }
 
   async #run(id: string, request: CompleteUpload): Promise<StoredObject> {
@@ -104,14 +110,12 @@ export class Completion {
         if (current.state !== 'active' && !isStale(current, now)) return current
         const totalSize = current.totalSize ?? request.totalSize ?? receivedBytes(current.chunks)
         const next = { ...current, totalSize, updatedAt: now, expiresAt: now + options.sessionTtl }
-        if (!current.object) requireWhole(next)
+        if (!current.object && !current.sources) requireWhole(next)
         return { ...next, state: 'completing', completing: { by, until: now + leaseTime } }
       })
       if (!session) throw new UploadNotFoundError()
       if (session.state === 'completed' && session.object) return session.object
-      if (session.state === 'aborted' || session.state === 'expired') {
-        throw new UploadExpiredError({ aborted: session.state === 'aborted' })
-      }
+      requireOpen(session)
       if (session.completing?.by === by) return session
       if (now >= deadline) throw new UploadLockedError()
       await withDeadline(wait(pollEvery), closing)
@@ -166,7 +170,7 @@ export class Completion {
       const told = Promise.resolve(hooks.onComplete?.(session, object, context))
       await withDeadline(told, AbortSignal.any([this.#parts.closing, AbortSignal.timeout(storageTimeout)]))
     } catch (cause) {
-      if (isNexusUploaderError(cause) && isVerdict(cause)) await this.#refuse(session, by)
+      if (isNexusUploaderError(cause) && isVerdict(cause)) await this.#refuse(session, by, cause)
       throw isNexusUploaderError(cause) ? cause : hookFailed(cause)
     }
   }
@@ -175,13 +179,14 @@ export class Completion {
    * The application does not want the file: it goes away, for good. First the record says so, which only the holder of
    * the lease can make it say; an object that is not removed now is removed when the record is swept.
    */
-  async #refuse(session: UploadSession, by: string): Promise<void> {
+  async #refuse(session: UploadSession, by: string, reason: NexusUploaderError): Promise<void> {
     const now = this.#parts.clock()
     const refused = await this.#swap(session.id, by, (current) => ({
       ...current,
       state: 'aborted',
       open: false,
       completing: null,
+      refusal: { code: reason.code, status: reason.status, message: reason.message },
       updatedAt: now,
       expiresAt: now + this.#parts.options.completedTtl,
     }))

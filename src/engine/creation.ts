@@ -11,6 +11,7 @@ import {
 import type { CreateUpload, UploadDraft, UploadLimits, UploadSession } from '../types.ts'
 import { allows, authorize } from './authorization.ts'
 import { parseChecksum } from './body.ts'
+import type { ComposedCreate } from './composer.ts'
 import type { EngineParts } from './engine-options.ts'
 import { checkKey, cleanMimeType, displayName, mimeTypeMatches, safeFileName } from './names.ts'
 import { planPartSize } from './part-plan.ts'
@@ -24,7 +25,7 @@ export class Creation {
     this.#limits = parts.options.limits
   }
 
-  async create(request: CreateUpload): Promise<{ session: UploadSession; resumed: boolean }> {
+  async create(request: CreateUpload | ComposedCreate): Promise<{ session: UploadSession; resumed: boolean }> {
     const checked = checkCreate(request, this.#limits)
     await authorize(this.#parts, 'create', null, request.context)
     const owner = request.owner ?? null
@@ -52,7 +53,7 @@ export class Creation {
     const key = `uploads/${uuid()}-${safeFileName(fileName)}`
     const metadata = { ...request.metadata }
     const draft: UploadDraft = { uploadId, owner, totalSize: request.totalSize, fileName, mimeType, metadata, key }
-    await this.#parts.options.hooks.onCreate?.(draft, request.context)
+    if (!request.partial) await this.#parts.options.hooks.onCreate?.(draft, request.context)
     return {
       ...draft,
       fileName: displayName(draft.fileName),
@@ -61,11 +62,13 @@ export class Creation {
     }
   }
 
-  #newSession(request: CreateUpload, draft: UploadDraft, resumeId: string | null): UploadSession {
+  #newSession(request: CreateUpload | ComposedCreate, draft: UploadDraft, resumeId: string | null): UploadSession {
     const now = this.#parts.clock()
     const chunkSize = request.chunkSize ?? null
     const { totalSize } = request
     const { maxFileSize } = this.#limits
+    // The pieces of another upload stay here until that one is made.
+    const multipart = request.partial ? undefined : this.#parts.options.storage.multipart
     return {
       format: 1,
       kind: 'upload',
@@ -82,7 +85,7 @@ export class Creation {
       totalSize,
       chunkSize,
       stride: null,
-      partSize: planPartSize(this.#parts.options.storage.multipart, { totalSize, chunkSize, maxFileSize }),
+      partSize: planPartSize(multipart, { totalSize, chunkSize, maxFileSize }),
       chunks: [],
       sentParts: [],
       multipartId: null,
@@ -91,6 +94,9 @@ export class Creation {
       completing: null,
       handedOver: false,
       object: null,
+      ...(request.partial && { partial: true }),
+      ...('sources' in request && { sources: [...request.sources] }),
+      ...(request.wire && { wire: { ...request.wire } }),
       createdAt: now,
       updatedAt: now,
       expiresAt: now + this.#parts.options.sessionTtl,
@@ -110,12 +116,13 @@ export class Creation {
   async #findResumable(resumeId: string, request: CreateUpload, fileName: string): Promise<UploadSession | null> {
     const record = await this.#parts.options.sessions.get(resumeId)
     const session = record?.kind === 'resume' ? await this.#parts.sessions.get(record.uploadId) : null
-    if (session?.state !== 'active' || session.owner !== (request.owner ?? null)) return null
+    if (!session || session.owner !== (request.owner ?? null) || !isFindable(session)) return null
     const same =
-      session.totalSize === request.totalSize &&
-      session.chunkSize === (request.chunkSize ?? null) &&
-      session.fileName === fileName &&
-      session.checksum === (request.checksum ?? null)
+      session.sources !== undefined ||
+      (session.totalSize === request.totalSize &&
+        session.chunkSize === (request.chunkSize ?? null) &&
+        session.fileName === fileName &&
+        session.checksum === (request.checksum ?? null))
     return same && (await allows(this.#parts, 'read', session, request.context)) ? session : null
   }
 
@@ -130,7 +137,7 @@ export class Creation {
       const current = await sessions.get(resumeId)
       if (current?.kind !== 'resume') continue
       const other = await this.#parts.sessions.get(current.uploadId)
-      if (other?.state === 'active' && isSameFile(other, session)) {
+      if (other && isFindable(other) && isSameFile(other, session)) {
         if (!(await allows(this.#parts, 'read', other, context))) return null
         await sessions.delete(session.id)
         return other
@@ -156,7 +163,7 @@ function checkCreate(request: CreateUpload, limits: UploadLimits): Checked {
   if (chunkSize !== undefined) checkChunkSize(chunkSize, totalSize, limits)
   if (request.checksum !== undefined) parseChecksum(request.checksum)
   const mimeType = cleanMimeType(request.mimeType)
-  if (!mimeTypeMatches(mimeType, limits.allowedMimeTypes)) {
+  if (!request.partial && !mimeTypeMatches(mimeType, limits.allowedMimeTypes)) {
     throw new InvalidFileTypeError(mimeType, limits.allowedMimeTypes)
   }
   return { fileName: displayName(request.fileName), mimeType }
@@ -183,7 +190,14 @@ function resumeIdOf(protocol: string, owner: string | null, resumeKey: string): 
   return createHash('sha256').update(parts).digest('base64url')
 }
 
+/** A composed upload whose answer was lost is found again also when it is complete: a second one would be a second object. */
+function isFindable(session: UploadSession): boolean {
+  if (session.sources) return session.state !== 'aborted' && session.state !== 'expired'
+  return session.state === 'active'
+}
+
 function isSameFile(a: UploadSession, b: UploadSession): boolean {
+  if (a.sources) return b.sources?.join() === a.sources.join()
   return (
     a.totalSize === b.totalSize && a.chunkSize === b.chunkSize && a.fileName === b.fileName && a.checksum === b.checksum
   )

@@ -1,6 +1,6 @@
 /** What the engine is built from: checked, complete and frozen. The defaults are in `create-upload-engine.ts`. */
 import type { EventEmitter } from 'node:events'
-import type { SessionStore, StorageAdapter, UploadEvents, UploadHooks, UploadLimits } from '../types.ts'
+import type { Locker, SessionStore, StorageAdapter, UploadEvents, UploadHooks, UploadLimits } from '../types.ts'
 import type { Claims } from './claims.ts'
 import type { SessionUpdates } from './session-updates.ts'
 import type { Staging } from './staging.ts'
@@ -9,6 +9,7 @@ import type { TempSpace } from './temp-space.ts'
 export interface EngineOptions {
   readonly storage: StorageAdapter
   readonly sessions: SessionStore
+  readonly locker: Locker
   readonly tempDir: string
   readonly limits: UploadLimits
   readonly hooks: UploadHooks

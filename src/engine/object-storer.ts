@@ -1,5 +1,6 @@
 /** Brings the bytes of a whole upload into the storage as one object. */
 import { createReadStream } from 'node:fs'
+import type { Readable } from 'node:stream'
 import {
   fromFileSystemError,
   InvalidRequestError,
@@ -14,11 +15,13 @@ import {
 import type { ObjectInfo, Span, StoredObject, StoredPart, UploadSession } from '../types.ts'
 import { parseChecksum, RunningChecksum } from './body.ts'
 import { firstUnsettled } from './chunk-map.ts'
+import { composedPieces, pinSources } from './composer.ts'
 import type { EngineParts } from './engine-options.ts'
 import { partCount, partRange, usesParts } from './part-plan.ts'
 import { objectInfo, type PartSender } from './part-sender.ts'
 import { addToSpans, countSpans } from './ranges.ts'
 import type { Settler } from './settler.ts'
+import type { FilePiece } from './staged-files.ts'
 import { withDeadline } from './waiting.ts'
 
 /** How long to wait for writers of other processes before their bytes are copied around them, ms. */
@@ -44,9 +47,11 @@ export class ObjectStorer {
       const session = await this.#settler.settleAll(won.id, patience, signal)
       // Somebody in another process holds on to bytes of the staging; until they let go nothing can be promised.
       if (firstUnsettled(session)) throw new UploadLockedError()
-      const url = usesParts(this.#parts.options.storage.multipart, session)
-        ? await this.#storeParts(session, checksum, signal)
-        : await this.#storeWhole(session, checksum, signal)
+      const url = session.sources
+        ? await pinSources(this.#parts, session, () => this.#storeComposed(session, checksum, signal))
+        : usesParts(this.#parts.options.storage.multipart, session)
+          ? await this.#storeParts(session, checksum, signal)
+          : await this.#storeWhole(session, checksum, signal)
       if (typeof url !== 'string' || url === '') throw new StorageError('The storage returned no URL.')
       return { url, key: session.key, size: session.totalSize ?? 0, ...(checksum !== null && { checksum }) }
     } catch (cause) {
@@ -71,7 +76,7 @@ export class ObjectStorer {
       // Only a storage that may have adopted the file before a crash can answer for a file that is gone.
       if ((found ?? -1) < size && !(found === null && session.handedOver)) throw lostBytes()
       if (found !== null) {
-        await this.#verify(checksum, [{ path, size }])
+        await this.#verify(checksum, [{ path, start: 0, size }])
         await staging.syncFile(path)
       }
       const limit = AbortSignal.any([signal, AbortSignal.timeout(options.storageTimeout)])
@@ -79,14 +84,26 @@ export class ObjectStorer {
       const handsOver = storage.adoptFile !== undefined
       await this.#stillOurs(session, (current) => ({ ...current, handedOver: handsOver || current.handedOver }))
       if (storage.adoptFile) return await withDeadline(storage.adoptFile(session.key, path, info), limit)
-      return await this.#upload(session, path, info, limit)
+      const stream = createReadStream(path, { highWaterMark: 256 * 1024 })
+      return await this.#upload(session, stream, info, limit)
     } finally {
       await claim.release()
     }
   }
 
-  async #upload(session: UploadSession, path: string, info: ObjectInfo, limit: AbortSignal): Promise<string> {
-    const stream = createReadStream(path, { highWaterMark: 256 * 1024 })
+  /** Straight from the files of the partial uploads, which stay what they are: they may be pieces of other uploads too. */
+  async #storeComposed(session: UploadSession, checksum: string | null, signal: AbortSignal): Promise<string> {
+    const { staging, options } = this.#parts
+    const pieces = await composedPieces(this.#parts, session, { start: 0, end: session.totalSize ?? 0 })
+    await this.#verify(checksum, pieces)
+    await staging.createFolder(session.id)
+    if (usesParts(options.storage.multipart, session)) return this.#storeParts(session, null, signal)
+    const limit = AbortSignal.any([signal, AbortSignal.timeout(options.storageTimeout)])
+    await this.#stillOurs(session, (current) => current)
+    return this.#upload(session, staging.joinedBody(pieces).open(), objectInfo(session, limit), limit)
+  }
+
+  async #upload(session: UploadSession, stream: Readable, info: ObjectInfo, limit: AbortSignal): Promise<string> {
     try {
       return await withDeadline(this.#parts.options.storage.upload(session.key, stream, info.mimeType, info), limit)
     } finally {
@@ -113,7 +130,7 @@ export class ObjectStorer {
     }
     const files = Array.from({ length: partCount(session) }, (_, i) => {
       const range = partRange(session, i + 1)
-      return { path: this.#parts.staging.partPath(session.id, i + 1), size: range.end - range.start }
+      return { path: this.#parts.staging.partPath(session.id, i + 1), start: 0, size: range.end - range.start }
     })
     await this.#verify(checksum, files)
   }
@@ -193,12 +210,10 @@ export class ObjectStorer {
     return new UploadExpiredError({ cause })
   }
 
-  async #verify(expected: string | null, files: readonly { path: string; size: number }[]): Promise<void> {
+  async #verify(expected: string | null, files: readonly FilePiece[]): Promise<void> {
     if (expected === null) return
     const checksum = new RunningChecksum(parseChecksum(expected))
-    for (const { path, size } of files) {
-      await this.#parts.staging.digest(path, size, (data) => checksum.update(data))
-    }
+    await this.#parts.staging.digest(files, (data) => checksum.update(data))
     checksum.verify({ wholeFile: true })
   }
 }

@@ -1,7 +1,7 @@
 /** How a file is cut into the parts the storage receives. Pure. */
 import { FileSizeExceededError } from '../errors.ts'
 import type { MultipartStorage, UploadSession } from '../types.ts'
-import type { ByteRange } from './chunk-map.ts'
+import { type ByteRange, receivedBytes } from './chunk-map.ts'
 import { countSpans, spansInclude } from './ranges.ts'
 
 export interface PartPlanRequest {
@@ -26,13 +26,19 @@ export function planPartSize(storage: MultipartStorage | undefined, request: Par
   return size
 }
 
-/** Whether the file goes to the storage in several parts. A single part is stored by one plain `upload`. */
+/**
+ * Whether the file goes to the storage in several parts. A single part is stored by one plain `upload`. While the size
+ * is not known, it does as soon as more than one part has arrived.
+ */
 export function usesParts(storage: MultipartStorage | undefined, session: UploadSession): boolean {
-  return storage !== undefined && session.totalSize !== null && session.totalSize > session.partSize
+  return storage !== undefined && (session.totalSize ?? receivedBytes(session.chunks)) > session.partSize
 }
 
+/** How many parts there are; of an upload whose size is not known, how many are whole. */
 export function partCount(session: UploadSession): number {
-  return Math.max(1, Math.ceil((session.totalSize ?? 0) / session.partSize))
+  const { totalSize, partSize } = session
+  if (totalSize === null) return Math.floor(receivedBytes(session.chunks) / partSize)
+  return Math.max(1, Math.ceil(totalSize / partSize))
 }
 
 export function partNumberAt(session: UploadSession, offset: number): number {

@@ -1,7 +1,8 @@
 /** Sends whole parts on to the storage while the client is still sending the next ones. */
 import { StorageUnavailableError, UploadExpiredError, UploadNotFoundError } from '../errors.ts'
-import type { MultipartStorage, ObjectInfo, UploadSession } from '../types.ts'
+import type { MultipartStorage, ObjectInfo, PartBody, UploadSession } from '../types.ts'
 import { isSettled, settledRanges } from './chunk-map.ts'
+import { composedPieces } from './composer.ts'
 import type { EngineParts } from './engine-options.ts'
 import { partRange, readyParts, usesParts } from './part-plan.ts'
 import { addToSpans, spansInclude } from './ranges.ts'
@@ -153,10 +154,9 @@ export class PartSender {
       if (!isAt(session, completing) || spansInclude(session.sentParts, partNumber)) return
       if (!isSettled(session, range)) return
       const size = range.end - range.start
-      if (((await staging.sizeOf(staging.partPath(id, partNumber))) ?? -1) < size) {
-        throw new StorageUnavailableError(undefined, { code: 'STAGING_LOST' })
-      }
-      const body = staging.partBody(id, partNumber, size)
+      const body = session.sources
+        ? staging.joinedBody(await composedPieces(this.#parts, session, range))
+        : await this.#stagedPart(id, partNumber, size)
       const ref = { fileKey: key, multipartId: multipartId ?? '' }
       await this.#call(signal, (limit) => storage.uploadPart(ref, partNumber, body, limit))
       const stored = await this.#parts.sessions.update(id, (current) => {
@@ -169,6 +169,14 @@ export class PartSender {
     } finally {
       await claim.release()
     }
+  }
+
+  async #stagedPart(id: string, partNumber: number, size: number): Promise<PartBody> {
+    const { staging } = this.#parts
+    if (((await staging.sizeOf(staging.partPath(id, partNumber))) ?? -1) < size) {
+      throw new StorageUnavailableError(undefined, { code: 'STAGING_LOST' })
+    }
+    return staging.partBody(id, partNumber, size)
   }
 
   /**

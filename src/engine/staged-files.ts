@@ -1,6 +1,6 @@
 /** Single files and folders on the disk, as the staging needs them. */
 import { randomBytes } from 'node:crypto'
-import { constants as flags } from 'node:fs'
+import { createReadStream, constants as flags } from 'node:fs'
 import { type FileHandle, lstat, open, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { StorageUnavailableError } from '../errors.ts'
@@ -64,4 +64,24 @@ export function* splitAt(buffers: Buffer[], position: number, partSize: number) 
     }
   }
   if (piece.length > 0) yield { partNumber, buffers: piece, position: pieceStart }
+}
+
+/** Bytes of a file. */
+export interface FilePiece {
+  readonly path: string
+  readonly start: number
+  readonly size: number
+}
+
+/** @throws StorageUnavailableError when a piece is shorter than it must be */
+export async function* readPieces(pieces: readonly FilePiece[]): AsyncGenerator<Buffer> {
+  for (const { path, start, size } of pieces) {
+    if (size === 0) continue
+    let read = 0
+    for await (const data of createReadStream(path, { start, end: start + size - 1, highWaterMark: 512 * 1024 })) {
+      read += data.length
+      yield data as Buffer
+    }
+    if (read < size) throw new StorageUnavailableError(undefined, { code: 'STAGING_LOST' })
+  }
 }

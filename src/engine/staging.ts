@@ -11,11 +11,20 @@ import { randomBytes } from 'node:crypto'
 import { createReadStream, constants as flags } from 'node:fs'
 import { type FileHandle, link, lstat, mkdir, open, readdir, stat, statfs, truncate, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
-import { pipeline } from 'node:stream/promises'
+import { Readable } from 'node:stream'
 import fs from 'fs-extra'
 import { StorageUnavailableError } from '../errors.ts'
 import type { Durability, PartBody } from '../types.ts'
-import { bytesIn, ownFolder, randomGeneration, splitAt, syncFolder, writeAll } from './staged-files.ts'
+import {
+  bytesIn,
+  type FilePiece,
+  ownFolder,
+  randomGeneration,
+  readPieces,
+  splitAt,
+  syncFolder,
+  writeAll,
+} from './staged-files.ts'
 
 const noFollow = flags.O_NOFOLLOW ?? 0
 const copyBufferSize = 1024 * 1024
@@ -64,7 +73,10 @@ export class Staging {
     if (made !== undefined && this.#durable) await syncFolder(this.root)
   }
 
-  /** The part files of a byte range as one file; `existing` parts must be there, others are made. */
+  /**
+   * The part files of a byte range as one file that is written from its start to its end; `existing` parts must be
+   * there, others are made. A part that is behind is closed, so that its room is given back when it has been sent.
+   */
   openParts(uploadId: string, partSize: number, existing: (partNumber: number) => boolean): PositionalFile {
     const open = new Map<number, Promise<FileHandle>>()
     const handleOf = (partNumber: number) => {
@@ -72,15 +84,26 @@ export class Staging {
       open.set(partNumber, handle)
       return handle
     }
+    const sync = async () => {
+      if (this.#durable) for (const handle of open.values()) await (await handle).datasync()
+    }
+    const leave = async (partNumber: number) => {
+      if ([...open.keys()].every((other) => other >= partNumber)) return
+      await sync()
+      for (const [other, handle] of open) {
+        if (other >= partNumber) continue
+        open.delete(other)
+        await (await handle).close()
+      }
+    }
     return {
       write: async (buffers, position) => {
         for (const piece of splitAt(buffers, position, partSize)) {
+          await leave(piece.partNumber)
           await writeAll(await handleOf(piece.partNumber), piece.buffers, piece.position)
         }
       },
-      sync: async () => {
-        if (this.#durable) for (const handle of open.values()) await (await handle).datasync()
-      },
+      sync,
       close: async () => {
         const handles = await Promise.allSettled(open.values())
         for (const result of handles) if (result.status === 'fulfilled') await result.value.close()
@@ -160,7 +183,7 @@ export class Staging {
   }
 
   /** Whether the pieces, one after the other, are byte for byte what the file holds. */
-  async sameBytes(pieces: readonly { path: string; start: number; size: number }[], path: string): Promise<boolean> {
+  async sameBytes(pieces: readonly FilePiece[], path: string): Promise<boolean> {
     let position = 0
     for (const piece of pieces) {
       let same = true
@@ -196,8 +219,8 @@ export class Staging {
   }
 
   /** The places in the part files of a byte range. */
-  segments(uploadId: string, partSize: number, start: number, size: number) {
-    const segments: { path: string; start: number; size: number }[] = []
+  segments(uploadId: string, partSize: number, start: number, size: number): FilePiece[] {
+    const segments: FilePiece[] = []
     for (let at = start; at < start + size; ) {
       const partNumber = Math.floor(at / partSize) + 1
       const end = Math.min(start + size, partNumber * partSize)
@@ -215,6 +238,12 @@ export class Staging {
     const path = this.partPath(uploadId, partNumber)
     const end = Math.max(0, size - 1)
     return { path, size, open: () => createReadStream(path, { start: 0, end, highWaterMark: 256 * 1024 }) }
+  }
+
+  /** Bytes that lie in several files, one after the other. */
+  joinedBody(pieces: readonly FilePiece[]): PartBody {
+    const size = pieces.reduce((sum, piece) => sum + piece.size, 0)
+    return { path: null, size, open: () => Readable.from(readPieces(pieces), { objectMode: false }) }
   }
 
   /** Size of a file in the staging, bytes; `null` when it is not there. */
@@ -306,15 +335,9 @@ export class Staging {
     return bavail * bsize
   }
 
-  /** Feeds a file's bytes to `update`, in order. */
-  async digest(path: string, size: number, update: (data: Buffer) => void): Promise<void> {
-    if (size === 0) return
-    await pipeline(
-      createReadStream(path, { start: 0, end: size - 1, highWaterMark: copyBufferSize }),
-      async (source) => {
-        for await (const data of source) update(data as Buffer)
-      },
-    )
+  /** Feeds the bytes of the pieces to `update`, in order. */
+  async digest(pieces: readonly FilePiece[], update: (data: Buffer) => void): Promise<void> {
+    for await (const data of readPieces(pieces)) update(data)
   }
 
   async syncFile(path: string): Promise<void> {

@@ -1,16 +1,13 @@
 import { EventEmitter, setMaxListeners } from 'node:events'
 import type { Readable } from 'node:stream'
-import {
-  isNexusUploaderError,
-  StorageUnavailableError,
-  UploadClosedError,
-  UploadExpiredError,
-  UploadLockedError,
-  UploadNotFoundError,
-} from '../errors.ts'
+import { isNexusUploaderError, StorageUnavailableError, UploadExpiredError, UploadNotFoundError } from '../errors.ts'
 import type {
+  AbortUpload,
+  AppendBytes,
+  Appended,
   ChunkWritten,
   CompleteUpload,
+  ComposeUpload,
   CreateUpload,
   Durability,
   SpooledBody,
@@ -25,12 +22,16 @@ import type {
   UploadSession,
   WriteChunk,
 } from '../types.ts'
-import { authorize } from './authorization.ts'
+import { Aborter } from './aborter.ts'
+import { acquireAppendLock } from './append-lock.ts'
+import { Appender } from './appender.ts'
+import { authorize, requireOpen } from './authorization.ts'
 import { parseChecksum } from './body.ts'
 import { firstUnsettled, prefix } from './chunk-map.ts'
 import { ChunkWriter, requireActive } from './chunk-writer.ts'
 import { Claims } from './claims.ts'
 import { Completion } from './completion.ts'
+import { composedCreate, linkSources, refusePartial } from './composer.ts'
 import { Creation } from './creation.ts'
 import type { EngineOptions, EngineParts } from './engine-options.ts'
 import { PartSender } from './part-sender.ts'
@@ -52,6 +53,8 @@ export class Engine implements UploadEngine {
   readonly #sender: PartSender
   readonly #settler: Settler
   readonly #completion: Completion
+  readonly #appender: Appender
+  readonly #aborter: Aborter
   readonly #sweeper: Sweeper
   readonly #cut = new AbortController()
   readonly #work = new Set<Promise<unknown>>()
@@ -86,11 +89,39 @@ export class Engine implements UploadEngine {
     this.#sweeper = new Sweeper(this.#parts)
     const discard = (session: UploadSession) => this.#sweeper.discard(session)
     this.#completion = new Completion(this.#parts, this.#sender, this.#settler, discard)
+    this.#appender = new Appender(this.#parts, this.#sender)
+    this.#aborter = new Aborter(this.#parts, this.#sender, discard)
     this.#sweeper.start()
   }
 
   create(request: CreateUpload): Promise<{ session: UploadSession; resumed: boolean }> {
     return this.#track(() => this.#creation.create(request))
+  }
+
+  compose(request: ComposeUpload): Promise<{ session: UploadSession; resumed: boolean }> {
+    return this.#track(async () => {
+      const ref = { protocol: request.protocol, owner: request.owner, context: request.context }
+      const load = (uploadId: string) => this.#load({ ...ref, uploadId }, 'read')
+      const partials = await Promise.all(request.sources.map(load))
+      const created = await this.#creation.create(composedCreate(request, partials))
+      if (created.session.state === 'active') await linkSources(this.#parts, created.session)
+      return created
+    })
+  }
+
+  append(request: AppendBytes): Promise<Appended> {
+    request.body.on('error', () => {})
+    const stop = new AbortController()
+    return this.#track(async () => {
+      const unlink = [follow(request.signal, stop), follow(this.#cut.signal, stop)]
+      try {
+        const session = await this.#load(request, 'write')
+        requireOpen(session)
+        return await this.#appender.append(session, request, stop)
+      } finally {
+        for (const end of unlink) end()
+      }
+    })
   }
 
   writeChunk(request: WriteChunk): Promise<ChunkWritten> {
@@ -106,17 +137,36 @@ export class Engine implements UploadEngine {
     return this.#track(() => spoolBody(this.#parts, body, { maxSize: options.maxSize, signal }))
   }
 
-  async retrieveOffset(request: UploadRef): Promise<UploadOffset> {
-    const session = await this.get(request)
-    return { offset: prefix(session.chunks).bytes, session }
+  retrieveOffset(request: UploadRef): Promise<UploadOffset> {
+    return this.#track(async () => {
+      const loaded = await this.#load(request, 'read')
+      const session = await this.#settle(loaded, request.signal)
+      requireOpen(session)
+      const isForgotten = session.state === 'completed' && session.expiresAt <= this.#parts.clock()
+      if (isForgotten) throw new UploadExpiredError()
+      if (!session.sources) return { offset: prefix(session.chunks).bytes, session }
+      return { offset: session.state === 'completed' ? (session.totalSize ?? 0) : 0, session }
+    })
+  }
+
+  /** The record once nobody is appending any more. */
+  async #settle(session: UploadSession, signal: AbortSignal | undefined): Promise<UploadSession> {
+    if (session.state !== 'active' || session.sources || session.object) return session
+    const stop = signal ? AbortSignal.any([signal, this.#cut.signal]) : this.#cut.signal
+    const lock = await acquireAppendLock(this.#parts, session.id, () => {}, stop)
+    try {
+      const settled = await this.#parts.sessions.get(session.id)
+      if (!settled) throw new UploadNotFoundError()
+      return settled
+    } finally {
+      await lock.release()
+    }
   }
 
   get(request: UploadRef): Promise<UploadSession> {
     return this.#track(async () => {
       const session = await this.#load(request, 'read')
-      if (session.state === 'aborted' || session.state === 'expired') {
-        throw new UploadExpiredError({ aborted: session.state === 'aborted' })
-      }
+      requireOpen(session)
       return session
     })
   }
@@ -124,14 +174,15 @@ export class Engine implements UploadEngine {
   complete(request: CompleteUpload): Promise<StoredObject> {
     return this.#track(async () => {
       const session = await this.#load(request, 'complete')
+      refusePartial(session)
       return this.#completion.complete(session, request)
     })
   }
 
-  abort(request: UploadRef): Promise<void> {
+  abort(request: AbortUpload): Promise<void> {
     return this.#track(async () => {
       const session = await this.#load(request, 'abort')
-      await this.#abort(session)
+      await this.#aborter.abort(session, request.completed ?? 'refuse')
     })
   }
 
@@ -206,25 +257,6 @@ export class Engine implements UploadEngine {
         if (isNexusUploaderError(error) && error.status < 500) return
         this.#emit('warning', { code: 'SETTLE_FAILED', message: 'Chunks are moved into place later.', error })
       })
-  }
-
-  async #abort(session: UploadSession): Promise<void> {
-    const now = this.#parts.clock()
-    const aborted = await this.#parts.sessions.update(session.id, (current) => {
-      if (!current.open) return current
-      if (current.object) throw new UploadClosedError('The file is already stored.')
-      if (current.state === 'completing' && (current.completing?.until ?? 0) > now) throw new UploadLockedError()
-      const expiresAt = now + this.#parts.options.completedTtl
-      return { ...current, state: 'aborted', open: false, completing: null, updatedAt: now, expiresAt }
-    })
-    if (!aborted) throw new UploadNotFoundError()
-    if (aborted.state === 'completed') throw new UploadClosedError('The upload is complete; the file is stored.')
-    await this.#parts.claims.requestYield(session.id)
-    await this.#sender.idle(session.id)
-    await this.#sweeper.discard(aborted).catch((error) => {
-      this.#emit('warning', { code: 'CLEANUP_FAILED', message: 'What is left of the upload is removed later.', error })
-    })
-    if (session.state !== 'aborted') this.#emit('aborted', { session: aborted })
   }
 
   /** Unknown, of another protocol, of another owner, hidden by `authorize`: one answer for all. */

@@ -18,6 +18,9 @@ export interface UploadRequest extends IncomingMessage {
 /** Works as an Express route handler, and wherever `(req, res, next)` is understood. */
 export type UploadHandler = (request: UploadRequest, response: ServerResponse, next: (error?: unknown) => void) => void
 
+/** Who the upload belongs to: a stable id of the user, or `null` for everybody who knows the upload's id. */
+export type OwnerOf = (request: UploadRequest) => string | null | undefined | Promise<string | null | undefined>
+
 /** An error handler in Express' form: four parameters. */
 export type UploadErrorHandler = (
   error: unknown,
@@ -47,11 +50,16 @@ export function signalOf(request: IncomingMessage, response: ServerResponse): Ab
   return controller.signal
 }
 
-export function sendJson(response: ServerResponse, status: number, body: unknown): void {
+export function sendJson(
+  response: ServerResponse,
+  status: number,
+  body: unknown,
+  type = 'application/json; charset=utf-8',
+): void {
   if (response.headersSent || response.destroyed) return
   const text = JSON.stringify(body)
   response.statusCode = status
-  response.setHeader('Content-Type', 'application/json; charset=utf-8')
+  response.setHeader('Content-Type', type)
   response.setHeader('Content-Length', Buffer.byteLength(text))
   response.setHeader('Cache-Control', 'no-store')
   response.setHeader('X-Content-Type-Options', 'nosniff')
@@ -145,6 +153,16 @@ export function contentLength(request: IncomingMessage): number | undefined {
   return header === undefined ? undefined : Number(header)
 }
 
+/** @throws NexusUploaderError (500) when a body parser of the app was here first and took the bytes */
+export function refuseConsumed(request: UploadRequest): void {
+  if (request.readableEnded || (request as { _body?: unknown })._body) throw alreadyRead()
+}
+
+export function alreadyRead(): NexusUploaderError {
+  const message = 'The body was read before it reached the upload route. Mount the route before body parsers.'
+  return new NexusUploaderError('BODY_ALREADY_READ', 500, message)
+}
+
 /** Leaves the request undestroyed when it fails, so that the client can still be answered. */
 function readAll(request: IncomingMessage, signal: AbortSignal): Promise<Buffer> {
   return new Promise((resolve, reject) => {
@@ -206,10 +224,10 @@ export async function drain(request: IncomingMessage, maxBytes: number): Promise
 }
 
 /**
- * Answers while the body is still coming and closes the connection: reading stops, the client gets the answer and some
- * time to see it, then the socket goes.
+ * Prepares an answer while the body is still coming: reading stops, the client gets the answer and some time to see it,
+ * then the socket goes. Call it before the answer is written.
  */
-export function sendErrorAndClose(request: IncomingMessage, response: ServerResponse, error: NexusUploaderError): void {
+export function closeAfterAnswer(request: IncomingMessage, response: ServerResponse): void {
   request.unpipe()
   request.pause()
   const { socket } = request
@@ -218,5 +236,9 @@ export function sendErrorAndClose(request: IncomingMessage, response: ServerResp
   // can overtake the answer. Ending it lets the client read first.
   socket.destroySoon = () => socket.end()
   response.once('finish', () => setTimeout(() => socket.destroy(), lingerTimeout).unref())
+}
+
+export function sendErrorAndClose(request: IncomingMessage, response: ServerResponse, error: NexusUploaderError): void {
+  closeAfterAnswer(request, response)
   sendError(response, error)
 }

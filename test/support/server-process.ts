@@ -1,5 +1,6 @@
 /** A server to be killed: the documented routes in a process of their own. Settings come as JSON in the first argument. */
 import express from 'express'
+import { ietfHandler } from '../../src/ietf.ts'
 import {
   createChunkedUploadMiddleware,
   LocalStorageAdapter,
@@ -7,6 +8,7 @@ import {
   type StorageAdapter,
   uploadErrorHandler,
 } from '../../src/index.ts'
+import { tusHandler } from '../../src/tus.ts'
 
 export interface ServerSettings {
   tempDir: string
@@ -29,6 +31,7 @@ app.post('/upload/complete', uploads.complete)
 app.get('/upload/progress/:uploadId', uploads.getProgress)
 app.delete('/upload/:uploadId', uploads.abort)
 app.post('/upload', uploads.upload)
+app.use('/files', ietfHandler(uploads.engine, { others: tusHandler(uploads.engine) }) as never)
 app.use(uploadErrorHandler())
 const server = app.listen(settings.port ?? 0, '127.0.0.1', () => {
   const address = server.address()

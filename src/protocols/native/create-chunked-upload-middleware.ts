@@ -2,8 +2,7 @@
 import { createUploadEngine, type UploadEngineOptions } from '../../create-upload-engine.ts'
 import { isNexusUploaderError } from '../../errors.ts'
 import type { StorageAdapter, UploadEngine } from '../../types.ts'
-import { sendError, type UploadErrorHandler, type UploadHandler } from '../http.ts'
-import type { OwnerOf } from './exchange.ts'
+import { type OwnerOf, sendError, type UploadErrorHandler, type UploadHandler } from '../http.ts'
 import { abortHandler, chunkHandler, completeHandler, initHandler, progressHandler } from './handlers.ts'
 import { singleUploadHandler } from './single-upload.ts'
 

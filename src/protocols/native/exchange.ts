@@ -2,10 +2,7 @@
 import type { ServerResponse } from 'node:http'
 import { toNexusUploaderError } from '../../errors.ts'
 import type { UploadEngine } from '../../types.ts'
-import { drain, sendErrorAndClose, signalOf, type UploadHandler, type UploadRequest } from '../http.ts'
-
-/** Who the upload belongs to: a stable id of the user, or `null` for everybody who knows the upload's id. */
-export type OwnerOf = (request: UploadRequest) => string | null | undefined | Promise<string | null | undefined>
+import { drain, type OwnerOf, sendErrorAndClose, signalOf, type UploadHandler, type UploadRequest } from '../http.ts'
 
 export interface Exchange {
   readonly request: UploadRequest

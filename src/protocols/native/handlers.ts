@@ -1,26 +1,24 @@
 /** The documented routes: init, chunk, complete, progress; and abort. */
 import { createReadStream } from 'node:fs'
 import { Readable } from 'node:stream'
-import {
-  ChunkSizeExceededError,
-  InvalidRequestError,
-  NexusUploaderError,
-  UnsupportedMediaTypeError,
-} from '../../errors.ts'
+import { ChunkSizeExceededError, InvalidRequestError, UnsupportedMediaTypeError } from '../../errors.ts'
 import type { ChunkWritten, SpooledBody, UploadEngine } from '../../types.ts'
 import { type FormFields, type FormFile, readForm } from '../chunk-body.ts'
 import {
+  alreadyRead,
   contentLength,
   integerField,
   jsonBody,
   mediaType,
+  type OwnerOf,
+  refuseConsumed,
   refuseEncoding,
   sendJson,
   textField,
   type UploadHandler,
   type UploadRequest,
 } from '../http.ts'
-import { type Exchange, type OwnerOf, respond } from './exchange.ts'
+import { type Exchange, respond } from './exchange.ts'
 import { progressOf, uploadOf } from './progress.ts'
 
 export const protocol = 'native'
@@ -70,7 +68,7 @@ function receiveChunk(engine: UploadEngine, exchange: Exchange): Promise<ChunkWr
   if (type !== 'multipart/form-data' && type !== 'application/octet-stream') {
     throw new UnsupportedMediaTypeError('Send chunks as multipart/form-data or as application/octet-stream.')
   }
-  if (request.readableEnded) throw alreadyRead()
+  refuseConsumed(request)
   if (type === 'multipart/form-data') return writeForm(engine, exchange)
   return engine.writeChunk({ ...chunkRef(request.query, exchange), body: request, size: contentLength(request) })
 }
@@ -141,11 +139,6 @@ async function fromFile(body: Readable, write: (body: Readable) => Promise<Chunk
   } finally {
     body.destroy()
   }
-}
-
-function alreadyRead(): NexusUploaderError {
-  const message = 'The body was read before it reached the upload route. Mount the route before body parsers.'
-  return new NexusUploaderError('BODY_ALREADY_READ', 500, message)
 }
 
 export function completeHandler(engine: UploadEngine, ownerOf: OwnerOf): UploadHandler {

@@ -2,8 +2,8 @@
 import { FileSizeExceededError, InvalidRequestError } from '../../errors.ts'
 import type { UploadEngine } from '../../types.ts'
 import { readForm } from '../chunk-body.ts'
-import { contentLength, mediaType, refuseEncoding, sendJson, type UploadHandler } from '../http.ts'
-import { type OwnerOf, respond } from './exchange.ts'
+import { contentLength, mediaType, type OwnerOf, refuseEncoding, sendJson, type UploadHandler } from '../http.ts'
+import { respond } from './exchange.ts'
 import { protocol } from './handlers.ts'
 
 /** Room for the boundaries, headers and fields of the form, bytes. */

@@ -1,0 +1,47 @@
+/** Discards uploads that nobody wants any more. */
+import { UploadClosedError, UploadLockedError, UploadNotFoundError } from '../errors.ts'
+import type { AbortUpload, UploadSession } from '../types.ts'
+import type { EngineParts } from './engine-options.ts'
+import type { PartSender } from './part-sender.ts'
+
+type Discard = (session: UploadSession) => Promise<void>
+
+export class Aborter {
+  readonly #parts: EngineParts
+  readonly #sender: PartSender
+  readonly #discard: Discard
+
+  constructor(parts: EngineParts, sender: PartSender, discard: Discard) {
+    this.#parts = parts
+    this.#sender = sender
+    this.#discard = discard
+  }
+
+  /** `session` has been authorised. The record says so first: from then on nothing that arrives counts. */
+  async abort(session: UploadSession, completed: NonNullable<AbortUpload['completed']>): Promise<void> {
+    const now = this.#parts.clock()
+    const aborted = await this.#parts.sessions.update(session.id, (current) => {
+      const isOver = current.state === 'completed' && completed !== 'refuse'
+      if (!current.open && !isOver) return current
+      if (current.object && !isOver) throw new UploadClosedError('The file is already stored.')
+      if (current.state === 'completing' && (current.completing?.until ?? 0) > now) throw new UploadLockedError()
+      const expiresAt = now + this.#parts.options.completedTtl
+      // Without its object the record no longer tells the sweeper to remove it.
+      const object = completed === 'remove' ? current.object : null
+      return { ...current, object, state: 'aborted', open: false, completing: null, updatedAt: now, expiresAt }
+    })
+    if (!aborted) throw new UploadNotFoundError()
+    if (aborted.state === 'completed') throw new UploadClosedError('The upload is complete; the file is stored.')
+    await this.#parts.claims.requestYield(session.id)
+    await this.#sender.idle(session.id)
+    if (session.state !== 'completed' || completed === 'remove') await this.#clean(aborted)
+    if (session.state !== 'aborted') this.#parts.emit('aborted', { session: aborted })
+  }
+
+  async #clean(session: UploadSession): Promise<void> {
+    await this.#discard(session).catch((error) => {
+      const message = 'What is left of the upload is removed later.'
+      this.#parts.emit('warning', { code: 'CLEANUP_FAILED', message, error })
+    })
+  }
+}

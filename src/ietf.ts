@@ -1,0 +1,1 @@
+export { type IetfHandler, type IetfOptions, ietfHandler } from './protocols/rufh/handler.ts'

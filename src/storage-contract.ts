@@ -1,0 +1,102 @@
+/** What the engine and a storage say to each other. Part of the map in `types.ts`; no runtime. */
+import type { Readable } from 'node:stream'
+
+/** What a storage adapter is told about the object besides its key, its bytes and its media type. */
+export interface ObjectInfo {
+  /** The whole size in bytes; `null` when it is not known before the stream ends. */
+  readonly size: number | null
+  /** The name the client gave, cleaned of path parts and control characters. For display, never for a path. */
+  readonly fileName: string
+  readonly mimeType: string
+  /** The upload this object comes from: the same on every retry, so it can serve as an idempotency key. */
+  readonly uploadId: string
+  readonly metadata: Readonly<Record<string, string>>
+  /** Aborted when the result is no longer wanted. */
+  readonly signal?: AbortSignal
+}
+
+/**
+ * Where finished files go. Only `upload` is required; each other member is a capability, present or absent.
+ *
+ * The engine validates, the adapter stores: keys are safe relative paths (`uploads/<uuid>-<name>`), sizes are
+ * within the limits. An object must become visible whole or not at all, and storing the same key again must
+ * replace it: a completion that failed half way is repeated with the same key.
+ */
+export interface StorageAdapter {
+  /** Stores the stream under `fileKey` and returns the public URL (or path) of the stored file. */
+  upload(fileKey: string, stream: Readable, mimeType: string, info?: ObjectInfo): Promise<string>
+  /** Deletes the object; a key that is not there is no error. */
+  remove?(fileKey: string): Promise<void>
+  /** Lets whole parts go to the storage while the client is still sending. */
+  readonly multipart?: MultipartStorage
+  /**
+   * Takes over the staged file at `path` (by rename where it can) and returns the public URL. Must be repeatable:
+   * when `path` is gone because an earlier call already adopted it and the object is there with `info.size`
+   * bytes, it answers the same URL.
+   */
+  adoptFile?(fileKey: string, path: string, info: ObjectInfo): Promise<string>
+  /** A folder on the same disk as the target, so that adopting is a rename. The default `tempDir`. */
+  readonly stagingDir?: string
+  /** Tells apart two storages of one class (endpoint and bucket, say): the default `tempDir` depends on it. */
+  readonly id?: string
+  /** Gives back connections and timers. */
+  close?(): Promise<void>
+}
+
+/** A multipart upload in S3's own words. `complete` and `abort` are idempotent. */
+export interface MultipartStorage {
+  /** Smallest size of every part but the last, bytes (S3: 5 MiB). */
+  readonly minPartSize: number
+  /** Largest size of a part, bytes (S3: 5 GiB). */
+  readonly maxPartSize: number
+  /** Most parts of one object (S3: 10 000). */
+  readonly maxParts: number
+  /** The part size to use when the upload does not ask for another, bytes. */
+  readonly partSize: number
+  /** Opens a multipart upload and returns its id. */
+  create(fileKey: string, info: ObjectInfo): Promise<string>
+  /** Stores one part; the same number again replaces it. Safe to repeat and to run in parallel. */
+  uploadPart(upload: MultipartRef, partNumber: number, body: PartBody, signal?: AbortSignal): Promise<void>
+  /** The parts the storage holds, in order; `null` when the upload is no longer open (completed or aborted). */
+  listParts(upload: MultipartRef, signal?: AbortSignal): Promise<StoredPart[] | null>
+  /**
+   * Makes the object from exactly these parts and returns its URL. Called again after it succeeded it answers the
+   * same URL (then `parts` carry sizes but no `etag`). When the upload is gone and no such object exists it throws an
+   * error with the code `MULTIPART_GONE`; when it cannot tell, any other error. It never guesses.
+   */
+  complete(upload: MultipartRef, parts: readonly StoredPart[], info: ObjectInfo): Promise<string>
+  /**
+   * Discards the parts. With `multipartId: null` it discards every open multipart upload of exactly this key
+   * (the id was lost in a crash). Never touches another key.
+   */
+  abort(upload: { readonly fileKey: string; readonly multipartId: string | null }): Promise<void>
+}
+
+export interface MultipartRef {
+  readonly fileKey: string
+  readonly multipartId: string
+}
+
+/** The bytes of one part: they stay in place until the call settles, and can be read any number of times. */
+export interface PartBody {
+  readonly size: number
+  /** The file that begins with exactly these bytes; `null` when they lie in several files. */
+  readonly path: string | null
+  /** A fresh stream over the whole part. */
+  open(): Readable
+}
+
+export interface StoredPart {
+  readonly partNumber: number
+  readonly size: number
+  readonly etag: string
+}
+
+/** What a completed upload became. */
+export interface StoredObject {
+  readonly url: string
+  readonly key: string
+  readonly size: number
+  /** The whole-file checksum that was verified, as `<algorithm>:<base64>`; absent when none was declared. */
+  readonly checksum?: string
+}

@@ -1,0 +1,1 @@
+export { type TusHandler, type TusOptions, tusHandler } from './protocols/tus/handler.ts'
