@@ -1,1 +1,1 @@
-export { type IetfHandler, type IetfOptions, ietfHandler } from './protocols/rufh/handler.ts'
+export { type IetfHandler, type IetfOptions, ietfHandler } from './protocols/ietf/handler.ts'

@@ -29,9 +29,6 @@ import type { PositionalFile } from './staging.ts'
 const recordEvery = 16 * 1024 * 1024
 const recordAfter = 1_000
 
-/** The reason an append is given when somebody else wants the upload. */
-class Superseded extends UploadLockedError {}
-
 interface Run {
   readonly request: AppendBytes
   readonly signal: AbortSignal
@@ -56,14 +53,16 @@ export class Appender {
   async append(session: UploadSession, request: AppendBytes, stop: AbortController): Promise<Appended> {
     if (typeof request.checksum === 'string') parseChecksum(request.checksum)
     if (session.sources) throw composed()
-    if (isEnding(session)) return this.#atTheEnd(session, request)
+    if (isEnding(session)) return this.#atTheEnd(session, request, stop.signal)
     if (session.chunks.length === 0) await this.#parts.staging.createFolder(session.id)
-    const onYield = () => stop.abort(new Superseded())
+    /** Why this append ends when somebody else wants the upload. */
+    const superseded = new UploadLockedError()
+    const onYield = () => stop.abort(superseded)
     const lock = await acquireAppendLock(this.#parts, session.id, onYield, stop.signal)
     const onLost = () => stop.abort(new UploadLockedError())
     lock.lost.addEventListener('abort', onLost, { once: true })
     try {
-      return await this.#withLock(session.id, request, stop.signal)
+      return await this.#withLock(session.id, request, stop.signal, superseded)
     } catch (error) {
       throw await this.#explain(error, session.id)
     } finally {
@@ -72,9 +71,14 @@ export class Appender {
     }
   }
 
-  async #withLock(uploadId: string, request: AppendBytes, signal: AbortSignal): Promise<Appended> {
+  async #withLock(
+    uploadId: string,
+    request: AppendBytes,
+    signal: AbortSignal,
+    superseded: UploadLockedError,
+  ): Promise<Appended> {
     const seen = await this.#current(uploadId)
-    if (isEnding(seen)) return this.#atTheEnd(seen, request)
+    if (isEnding(seen)) return this.#atTheEnd(seen, request, signal)
     requireActive(seen)
     requireOffset(seen, request.offset)
     const session = await this.#setLength(seen, request.totalSize)
@@ -82,20 +86,30 @@ export class Appender {
     if ((request.size ?? 0) > room) throw this.#tooLarge(session)
     const free = await this.#parts.space.reserve(request.size ?? room)
     try {
-      return await this.#receive(session, request, signal, room)
+      return await this.#receive(session, request, room, { signal, superseded })
     } finally {
       free()
     }
   }
 
   /** Nothing is added to a complete upload; but the last append may be repeated when its answer was lost. */
-  #atTheEnd(session: UploadSession, request: AppendBytes): Appended {
+  async #atTheEnd(session: UploadSession, request: AppendBytes, signal: AbortSignal): Promise<Appended> {
     requireOffset(session, request.offset)
-    if ((request.size ?? 1) > 0 && !request.body.readableEnded) throw this.#tooLarge(session)
+    const tooLarge = () => this.#tooLarge(session)
+    const { bodyIdleTimeout: idleTimeout } = this.#parts.options.limits
+    if ((request.size ?? 0) > 0) throw tooLarge()
+    if (request.size === undefined) {
+      await receiveBody(request.body, async () => {}, { maxSize: 0, tooLarge, idleTimeout, signal, crc: false })
+    }
     return { session, offset: request.offset, size: 0, interrupted: false }
   }
 
-  async #receive(session: UploadSession, request: AppendBytes, signal: AbortSignal, room: number): Promise<Appended> {
+  async #receive(
+    session: UploadSession,
+    request: AppendBytes,
+    room: number,
+    { signal, superseded }: { signal: AbortSignal; superseded: UploadLockedError },
+  ): Promise<Appended> {
     const { staging, options } = this.#parts
     const mustExist = (partNumber: number) => holdsBytes(session, partNumber)
     const target = staging.openParts(session.id, session.partSize, mustExist)
@@ -118,7 +132,7 @@ export class Appender {
       if (failure && staged) throw failure.error
       if (!failure && typeof checksum === 'function') await this.#verify(run, checksum())
       await this.#record(run)
-      if (failure && !(failure.error instanceof Superseded)) throw failure.error
+      if (failure && failure.error !== superseded) throw failure.error
       const size = run.written - request.offset
       return { session: run.session, offset: run.written, size, interrupted: failure !== null }
     } finally {

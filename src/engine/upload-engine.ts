@@ -152,8 +152,12 @@ export class Engine implements UploadEngine {
   /** The record once nobody is appending any more. */
   async #settle(session: UploadSession, signal: AbortSignal | undefined): Promise<UploadSession> {
     if (session.state !== 'active' || session.sources || session.object) return session
-    const stop = signal ? AbortSignal.any([signal, this.#cut.signal]) : this.#cut.signal
-    const lock = await acquireAppendLock(this.#parts, session.id, () => {}, stop)
+    const stop = new AbortController()
+    const unlink = [follow(signal, stop), follow(this.#cut.signal, stop)]
+    const locked = acquireAppendLock(this.#parts, session.id, () => {}, stop.signal)
+    const lock = await locked.finally(() => {
+      for (const end of unlink) end()
+    })
     try {
       const settled = await this.#parts.sessions.get(session.id)
       if (!settled) throw new UploadNotFoundError()

@@ -70,7 +70,7 @@ function methodOf(request: UploadRequest): string {
 function checkVersion(request: UploadRequest, response: ServerResponse): void {
   const override = headerOf(request.headers, 'x-http-method-override')
   const wanted = headerOf(request.headers, 'tus-resumable')
-  if (wanted !== version && request.method !== 'GET') {
+  if (wanted !== version && (request.method !== 'GET' || override !== undefined)) {
     response.setHeader('Tus-Version', version)
     throw new NexusUploaderError('TUS_VERSION', 412, `This server speaks tus ${version}.`)
   }
