@@ -27,7 +27,7 @@ import type { PositionalFile } from './staging.ts'
 
 /** What comes in between two records at most, unless parts are smaller, bytes and ms. */
 const recordEvery = 16 * 1024 * 1024
-const recordAfter = 1_000
+const recordAfter = 500
 
 interface Run {
   readonly request: AppendBytes
@@ -125,6 +125,7 @@ export class Appender {
         checksum: typeof checksum === 'string' ? parseChecksum(checksum) : undefined,
         crc: false,
         keep: !staged,
+        flushAfter: recordAfter,
       }).then(
         () => null,
         (error: unknown) => ({ error }),

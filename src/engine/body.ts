@@ -34,6 +34,8 @@ export interface BodyOptions {
   readonly crc: boolean
   /** Whether the sink gets what has arrived also when the body fails. */
   readonly keep?: boolean | undefined
+  /** Longest time that bytes wait for a batch to fill, ms. Default: until it is full. */
+  readonly flushAfter?: number | undefined
 }
 
 export interface ReceivedBody {
@@ -116,6 +118,7 @@ export function receiveBody(source: Readable, sink: Sink, options: BodyOptions):
     let failure: Error | null = null
     let settled = false
     let timer: NodeJS.Timeout | undefined
+    let flush: NodeJS.Timeout | undefined
 
     const watch = () => {
       timer = setTimeout(() => breakOff(new BodyTimeoutError(options.idleTimeout)), options.idleTimeout).unref()
@@ -152,6 +155,12 @@ export function receiveBody(source: Readable, sink: Sink, options: BodyOptions):
       batch.push(data)
       batchBytes += data.length
       if (batchBytes >= batchSize) pump()
+      else if (options.flushAfter !== undefined) flush ??= setTimeout(flushBatch, options.flushAfter).unref()
+    }
+    /** A slow line must not keep its bytes in memory. */
+    const flushBatch = () => {
+      flush = undefined
+      if (!failure && !writing && batchBytes > 0) write()
     }
 
     /** Writes the batch when the disk is free; stops the source while two batches are full. */
@@ -204,6 +213,7 @@ export function receiveBody(source: Readable, sink: Sink, options: BodyOptions):
     const settle = () => {
       if (failure) source.pause()
       clearTimeout(timer)
+      clearTimeout(flush)
       if (writing || settled) return
       settled = true
       options.signal.removeEventListener('abort', onAbort)

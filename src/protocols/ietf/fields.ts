@@ -17,8 +17,9 @@ export function headerOf(request: IncomingMessage, name: string): string | undef
 /** A non-negative Integer. */
 export function integerOf(value: string | undefined): number | undefined {
   const item = itemOf(value)
-  // The parser gives the same number for `1` and for the Decimal `1.0`; only the text tells them apart.
-  return typeof item === 'number' && /^ *\d+ *(;|$)/.test(value ?? '') ? item : undefined
+  if (typeof item !== 'number' || item < 0) return undefined
+  // The parser gives the same number for `1` and for the Decimal `1.0`; only the text tells them apart. `-0` is zero.
+  return /^ *-?\d+ *(;|$)/.test(value ?? '') ? Math.abs(item) : undefined
 }
 
 /** A Boolean: `?1` or `?0`. */

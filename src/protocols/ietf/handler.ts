@@ -37,7 +37,7 @@ export interface IetfOptions extends ResourceOptions {
 }
 
 const methods = 'OPTIONS, HEAD, GET, POST, PUT, PATCH, DELETE'
-const marks = [versionField, 'Upload-Complete', 'Upload-Incomplete']
+const completenessFields = ['Upload-Complete', 'Upload-Incomplete']
 
 /**
  * Resumable uploads as drafted by the IETF (draft-ietf-httpbis-resumable-upload, interop versions 3 to 9), on one engine
@@ -86,7 +86,12 @@ function checkOptions(options: IetfOptions): void {
 }
 
 function isMarked(request: UploadRequest): boolean {
-  return marks.some((name) => headerOf(request, name) !== undefined)
+  return headerOf(request, versionField) !== undefined || saysCompleteness(request)
+}
+
+/** In whatever words; what cannot be understood is refused rather than passed on. */
+function saysCompleteness(request: UploadRequest): boolean {
+  return completenessFields.some((name) => headerOf(request, name) !== undefined)
 }
 
 /** Beside another protocol: only what says so, and what cannot be the other's. */
@@ -98,13 +103,13 @@ function isOurs(request: UploadRequest): boolean {
   return ['HEAD', 'GET', 'DELETE'].includes(method) && uploadIdOf(request) !== null
 }
 
-/** Beside the app's own routes: what neither opens an upload nor can be about one. */
+/** Beside the app's own routes: what neither opens an upload, or tries to, nor can be about one. */
 function isNobodys(request: UploadRequest): boolean {
   const { method = '' } = request
   if (method === 'OPTIONS' || isPiece(request)) return false
   const isAboutUpload = uploadIdOf(request) !== null && ['HEAD', 'GET', 'PATCH', 'DELETE'].includes(method)
   if (isAboutUpload) return false
-  return isCreation(method) ? completenessOf(request, dialectOf(request).interop) === undefined : !isMarked(request)
+  return isCreation(method) ? !saysCompleteness(request) : !isMarked(request)
 }
 
 /** A piece of an upload, whatever the URL says. */

@@ -1,5 +1,4 @@
 /** What a creation with content and an append have in common: bytes go to the end of the upload, then it may be complete. */
-import type { IncomingMessage } from 'node:http'
 import { Readable } from 'node:stream'
 import { isNexusUploaderError, toNexusUploaderError } from '../../errors.ts'
 import type { StoredObject, UploadSession } from '../../types.ts'
@@ -9,9 +8,6 @@ import { checksumOf } from './digests.ts'
 import { type Exchange, refOf } from './exchange.ts'
 import { headerOf, integerOf } from './fields.ts'
 import { completedUpload, inconsistentLength, refusalOf, superseded, verdict, wrongFile } from './problems.ts'
-
-/** How long it may take a body to show whether there is anything in it, ms. */
-const patience = 5_000
 
 export interface Content {
   readonly uploadId: string
@@ -92,16 +88,13 @@ async function take(exchange: Exchange, content: Content): Promise<Received> {
 }
 
 /** Too many bytes can mean that the upload is complete, or that it must not be used any more. */
-async function secondLook(exchange: Exchange, content: Content, error: unknown): Promise<Received> {
+async function secondLook(exchange: Exchange, content: Content, error: unknown): Promise<never> {
   const code = isNexusUploaderError(error) ? error.code : ''
   const refusal = refusalOf(error)
   if (refusal) throw verdict(refusal)
   if (code !== 'FILE_SIZE_EXCEEDED' && code !== 'INCONSISTENT_LENGTH') throw error
   const session = await exchange.engine.get(refOf(exchange, content.uploadId))
-  if (isEnding(session)) {
-    if (await isEmpty(exchange.request)) return { session, offset: content.offset }
-    throw completedUpload()
-  }
+  if (isEnding(session)) throw completedUpload()
   const { totalSize } = session
   const size = sizeOf(exchange.request)
   const isKnownToOverflow = size !== undefined && totalSize !== null && content.offset + size > totalSize
@@ -114,24 +107,6 @@ async function secondLook(exchange: Exchange, content: Content, error: unknown):
 
 function isEnding({ state, object }: UploadSession): boolean {
   return state === 'completing' || state === 'completed' || object !== null
-}
-
-/** Whether a body of unknown length ends without a byte. */
-function isEmpty(request: IncomingMessage): Promise<boolean> {
-  if (sizeOf(request) === 0 || request.readableEnded) return Promise.resolve(true)
-  return new Promise((resolve) => {
-    const finish = (result: boolean) => {
-      clearTimeout(timer)
-      request.off('data', onData).off('end', onEnd).off('close', onClose)
-      request.pause()
-      resolve(result)
-    }
-    const onData = () => finish(false)
-    const onEnd = () => finish(true)
-    const onClose = () => finish(request.complete)
-    const timer = setTimeout(() => finish(false), patience).unref()
-    request.on('data', onData).on('end', onEnd).on('close', onClose)
-  })
 }
 
 /**
