@@ -28,6 +28,11 @@ import type { PositionalFile } from './staging.ts'
 /** What comes in between two records at most, unless parts are smaller, bytes and ms. */
 const recordEvery = 16 * 1024 * 1024
 const recordAfter = 500
+/**
+ * A newcomer mostly means that this append's line is dead. What had come over it by then may still be on its way from the
+ * socket to us; this long it is taken in, ms.
+ */
+const yieldAfter = 100
 
 interface Run {
   readonly request: AppendBytes
@@ -57,7 +62,10 @@ export class Appender {
     if (session.chunks.length === 0) await this.#parts.staging.createFolder(session.id)
     /** Why this append ends when somebody else wants the upload. */
     const superseded = new UploadLockedError()
-    const onYield = () => stop.abort(superseded)
+    let yielding: NodeJS.Timeout | undefined
+    const onYield = () => {
+      yielding ??= setTimeout(() => stop.abort(superseded), yieldAfter).unref()
+    }
     const lock = await acquireAppendLock(this.#parts, session.id, onYield, stop.signal)
     const onLost = () => stop.abort(new UploadLockedError())
     lock.lost.addEventListener('abort', onLost, { once: true })
@@ -66,6 +74,7 @@ export class Appender {
     } catch (error) {
       throw await this.#explain(error, session.id)
     } finally {
+      clearTimeout(yielding)
       lock.lost.removeEventListener('abort', onLost)
       await lock.release()
     }

@@ -355,7 +355,11 @@ describe.each([8, 9])('interop version %d', (version) => {
         const { send, socket } = await rawSocket(server.port)
         const head = { ...field, 'Upload-Offset': String(seen), 'Upload-Complete': '?0' }
         send(
-          rawHead('PATCH', location, { ...head, 'Content-Type': 'application/partial-upload', 'Content-Length': '60' }),
+          rawHead('PATCH', location, {
+            ...head,
+            'Content-Type': 'application/partial-upload',
+            'Content-Length': String(60 - seen),
+          }),
         )
         send(Buffer.alloc(size))
         await taken(socket.bytesWritten)

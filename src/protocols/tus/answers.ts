@@ -60,7 +60,10 @@ export async function sendFailure(
   response: ServerResponse,
   error: NexusUploaderError,
 ): Promise<void> {
-  if (!(await drain(request, drainable))) closeAfterAnswer(request, response)
+  // Who is silent, or is sending for an upload that is somebody else's now, is not waited for.
+  const isOver = error.status === 423 || error.status === 410
+  const isRead = request.complete || (!isOver && (await drain(request, drainable)))
+  if (!isRead) closeAfterAnswer(request, response)
   const status = statusOf(error)
   const { code, message, retryable } = error
   if (status === 460) response.statusMessage = 'Checksum Mismatch'

@@ -80,22 +80,21 @@ export function appendBody(exchange: Exchange, uploadId: string, offset: number)
   const { engine, request } = exchange
   const { headers } = request
   const isTrailer = /\bupload-checksum\b/i.test(headerOf(headers, 'trailer') ?? '')
-  const trailing = () => checksumOf(request.trailers['upload-checksum'])
+  const announced = checksumOf(headerOf(headers, 'upload-checksum'))
+  const trailing = () => checksumOf(request.trailers['upload-checksum']) ?? announced
   return engine.append({
     ...refOf(exchange, uploadId),
     offset,
     body: request,
     size: headers['transfer-encoding'] === undefined ? (contentLength(request) ?? 0) : undefined,
     totalSize: numberHeader(headers, 'upload-length'),
-    checksum: isTrailer ? trailing : checksumOf(headerOf(headers, 'upload-checksum')),
+    checksum: isTrailer ? trailing : announced,
   })
 }
 
 /** The concatenations that waited for this one. What hinders them is told by HEAD on them, which tries again. */
 async function completeFinals(exchange: Exchange, session: UploadSession): Promise<void> {
-  for (const id of session.finals ?? []) {
-    await completeWithin(exchange, id, completionPatience).catch(() => {})
-  }
+  await Promise.allSettled((session.finals ?? []).map((id) => completeWithin(exchange, id, completionPatience)))
 }
 
 /** Termination. */
