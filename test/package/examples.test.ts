@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { gunzipSync } from 'node:zlib'
 import { GetObjectCommand } from '@aws-sdk/client-s3'
+import { Upload, type UploadOptions } from 'tus-js-client'
 import { afterEach, describe, expect, it } from 'vitest'
 import { answer, nativeClient } from '../support/native-client.ts'
 import { bytes, cut, sha256 } from '../support/random.ts'
@@ -139,3 +140,35 @@ describe('examples/custom-adapter.ts', () => {
     expect((await filesBelow(directory)).filter((name) => name.includes('.part'))).toEqual([])
   })
 })
+
+describe('examples/tus.ts and examples/ietf.ts', () => {
+  it('take a file from tus-js-client', async () => {
+    const directory = tempFolder()
+    const { url } = await startExample('tus', { UPLOAD_DIR: directory })
+    const file = bytes(3 * MiB + 1)
+    await uploadWith({ endpoint: `${url}/files`, metadata: { filename: 'a.bin' }, chunkSize: MiB }, file)
+    const [name = ''] = (await filesBelow(directory)).filter((path) => path.endsWith('-a.bin'))
+    expect(sha256(await readFile(join(directory, name)))).toBe(sha256(file))
+    await expect(uploadWith({ endpoint: `${url}/files` }, file)).rejects.toThrow('Send Upload-Metadata')
+  })
+
+  it('take a file in one request, and from tus-js-client on the same path', async () => {
+    const directory = tempFolder()
+    const { url } = await startExample('ietf', { UPLOAD_DIR: directory })
+    const file = bytes(2 * MiB + 1)
+    const answered = await fetch(`${url}/files`, {
+      method: 'POST',
+      body: new Uint8Array(file),
+      headers: { 'Upload-Complete': '?1', 'Content-Disposition': 'inline; filename="b.bin"' },
+    })
+    const { url: stored } = (await answered.json()) as { url: string }
+    expect(sha256(await readFile(join(directory, stored.replace('/stored/', ''))))).toBe(sha256(file))
+    await uploadWith({ endpoint: `${url}/files` }, file)
+  })
+})
+
+function uploadWith(options: UploadOptions, file: Buffer): Promise<void> {
+  return new Promise((resolve, reject) => {
+    new Upload(file, { ...options, retryDelays: null, onError: reject, onSuccess: () => resolve() }).start()
+  })
+}
