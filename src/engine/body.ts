@@ -133,8 +133,19 @@ export function receiveBody(source: Readable, sink: Sink, options: BodyOptions):
       if (failure || settled) return
       failure = error
       flushing = options.keep === true
+      if (flushing) takeBuffered()
       if (flushing && !writing && batchBytes > 0) write()
       settle()
+    }
+    /** What the source holds of a line that is dead: it arrived, though nobody had asked for it yet. */
+    const takeBuffered = () => {
+      source.off('data', onData)
+      for (let data = source.read(); data !== null; data = source.read()) {
+        if (received + data.length > options.maxSize) return
+        received += data.length
+        batch.push(data)
+        batchBytes += data.length
+      }
     }
     const onAbort = () => breakOff(asBodyError(options.signal.reason))
     const onError = (error: Error) => breakOff(asBodyError(error))
@@ -233,7 +244,7 @@ export function receiveBody(source: Readable, sink: Sink, options: BodyOptions):
     source.on('error', onError).on('end', onEnd).on('close', onClose)
     options.signal.addEventListener('abort', onAbort, { once: true })
     if (options.signal.aborted) onAbort()
-    else if (source.readableEnded || source.destroyed) fail(new BodyIncompleteError())
+    else if (source.readableEnded || source.destroyed) breakOff(new BodyIncompleteError())
     else source.on('data', onData)
   })
 }

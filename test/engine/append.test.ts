@@ -80,6 +80,21 @@ describe('append', () => {
     expect(sha256(await read((await complete(id)).key))).toBe(sha256(file))
   })
 
+  it('keeps what has arrived of a body that was dead before the first byte was read', async () => {
+    const { create, append, offset } = local()
+    const id = await create(100)
+    for (const error of [undefined, new Error('the line is dead')]) {
+      const body = new PassThrough()
+      body.on('error', () => {})
+      body.write(Buffer.alloc(30))
+      body.destroy(error)
+      await new Promise((resolve) => body.once('close', resolve))
+      const before = await offset(id)
+      await expect(append(id, before, body)).rejects.toMatchObject({ code: 'BODY_INCOMPLETE' })
+      expect(await offset(id)).toBe(before + 30)
+    }
+  })
+
   it('with a checksum keeps nothing of a body that breaks off or does not match', async () => {
     const { create, append, offset, complete, read } = local()
     const id = await create(11)
