@@ -1,5 +1,4 @@
 /** Opens uploads: checks what the client says, asks the hooks, writes the first record. */
-import { createHash } from 'node:crypto'
 import { v4 as uuid } from 'uuid'
 import {
   FileSizeExceededError,
@@ -9,19 +8,22 @@ import {
   TooManyUploadsError,
 } from '../errors.ts'
 import type { CreateUpload, UploadDraft, UploadLimits, UploadSession } from '../types.ts'
-import { allows, authorize } from './authorization.ts'
+import { authorize } from './authorization.ts'
 import { parseChecksum } from './body.ts'
 import type { ComposedCreate } from './composer.ts'
 import type { EngineParts } from './engine-options.ts'
 import { checkKey, cleanMimeType, displayName, mimeTypeMatches, safeFileName } from './names.ts'
 import { planPartSize } from './part-plan.ts'
+import { type ResumeKeys, resumeIdOf } from './resume-keys.ts'
 
 export class Creation {
   readonly #parts: EngineParts
   readonly #limits: UploadLimits
+  readonly #keys: ResumeKeys
 
-  constructor(parts: EngineParts) {
+  constructor(parts: EngineParts, keys: ResumeKeys) {
     this.#parts = parts
+    this.#keys = keys
     this.#limits = parts.options.limits
   }
 
@@ -29,9 +31,10 @@ export class Creation {
     const checked = checkCreate(request, this.#limits)
     await authorize(this.#parts, 'create', null, request.context)
     const owner = request.owner ?? null
-    const resumeId = request.resumeKey === undefined ? null : resumeIdOf(request.protocol, owner, request.resumeKey)
+    const { resumeKey } = request
+    const resumeId = resumeKey === undefined ? null : resumeIdOf({ ...request, resumeKey })
     if (resumeId) {
-      const session = await this.#findResumable(resumeId, request, checked.fileName)
+      const session = await this.#keys.findOpen(resumeId, request, checked.fileName)
       if (session) return { session, resumed: true }
     }
     await this.#checkRoom(owner)
@@ -39,7 +42,7 @@ export class Creation {
     const session = this.#newSession(request, draft, resumeId)
     if (!(await this.#parts.options.sessions.create(session))) throw new StorageUnavailableError()
     if (resumeId) {
-      const winner = await this.#linkResume(resumeId, session, request.context)
+      const winner = await this.#keys.link(resumeId, session, request.context)
       if (winner) return { session: winner, resumed: true }
     }
     this.#parts.emit('created', { session })
@@ -112,39 +115,6 @@ export class Creation {
     if (owner === null || !Number.isFinite(maxSessionsPerOwner)) return
     if ((await sessions.countOpen(owner)) >= maxSessionsPerOwner) throw new TooManyUploadsError(maxSessionsPerOwner)
   }
-
-  async #findResumable(resumeId: string, request: CreateUpload, fileName: string): Promise<UploadSession | null> {
-    const record = await this.#parts.options.sessions.get(resumeId)
-    const session = record?.kind === 'resume' ? await this.#parts.sessions.get(record.uploadId) : null
-    if (!session || session.owner !== (request.owner ?? null) || !isFindable(session)) return null
-    const same =
-      session.sources !== undefined ||
-      (session.totalSize === request.totalSize &&
-        session.chunkSize === (request.chunkSize ?? null) &&
-        session.fileName === fileName &&
-        session.checksum === (request.checksum ?? null))
-    return same && (await allows(this.#parts, 'read', session, request.context)) ? session : null
-  }
-
-  /** Of several creations with one key, one links its upload; the others drop theirs and return the winner's. */
-  async #linkResume(resumeId: string, session: UploadSession, context: unknown): Promise<UploadSession | null> {
-    const { sessions, sessionTtl } = this.#parts.options
-    const now = this.#parts.clock()
-    const link = { format: 1, kind: 'resume', id: resumeId, open: false, owner: session.owner } as const
-    const record = { ...link, version: 0, uploadId: session.id, expiresAt: now + 24 * sessionTtl }
-    for (;;) {
-      if (await sessions.create(record)) return null
-      const current = await sessions.get(resumeId)
-      if (current?.kind !== 'resume') continue
-      const other = await this.#parts.sessions.get(current.uploadId)
-      if (other && isFindable(other) && isSameFile(other, session)) {
-        if (!(await allows(this.#parts, 'read', other, context))) return null
-        await sessions.delete(session.id)
-        return other
-      }
-      if (await sessions.replace({ ...record, version: current.version + 1 }, current.version)) return null
-    }
-  }
 }
 
 interface Checked {
@@ -182,23 +152,4 @@ function checkChunkSize(chunkSize: number, totalSize: number | null, limits: Upl
     message: `The file has more than ${maxChunks} chunks of ${chunkSize} bytes. Use larger chunks.`,
     details: { maxChunks },
   })
-}
-
-/** Bound to the owner, and of a shape that no route accepts as an upload id. */
-function resumeIdOf(protocol: string, owner: string | null, resumeKey: string): string {
-  const parts = JSON.stringify([protocol, owner, resumeKey])
-  return createHash('sha256').update(parts).digest('base64url')
-}
-
-/** A composed upload whose answer was lost is found again also when it is complete: a second one would be a second object. */
-function isFindable(session: UploadSession): boolean {
-  if (session.sources) return session.state !== 'aborted' && session.state !== 'expired'
-  return session.state === 'active'
-}
-
-function isSameFile(a: UploadSession, b: UploadSession): boolean {
-  if (a.sources) return b.sources?.join() === a.sources.join()
-  return (
-    a.totalSize === b.totalSize && a.chunkSize === b.chunkSize && a.fileName === b.fileName && a.checksum === b.checksum
-  )
 }

@@ -5,6 +5,7 @@
 import { UploadNotFoundError } from '../errors.ts'
 import type { SessionStore, SweepReport, UploadSession } from '../types.ts'
 import type { EngineParts } from './engine-options.ts'
+import type { ResumeKeys } from './resume-keys.ts'
 
 /** A folder without a record may belong to an upload that is just being created, ms. */
 const orphanAge = 10 * 60_000
@@ -13,12 +14,14 @@ type Counts = { -readonly [Name in keyof SweepReport]: SweepReport[Name] }
 
 export class Sweeper {
   readonly #parts: EngineParts
+  readonly #keys: ResumeKeys
   readonly #store: SessionStore
   #running: Promise<SweepReport> | null = null
   #timer: NodeJS.Timeout | null = null
 
-  constructor(parts: EngineParts) {
+  constructor(parts: EngineParts, keys: ResumeKeys) {
     this.#parts = parts
+    this.#keys = keys
     this.#store = parts.options.sessions
   }
 
@@ -75,12 +78,13 @@ export class Sweeper {
     const record = await this.#store.get(id)
     if (!record || record.expiresAt > this.#parts.clock()) return
     if (record.kind === 'resume') {
-      await this.#store.delete(id)
+      await this.#keys.sweep(record)
       return
     }
     if (record.state === 'active' || record.state === 'completing') await this.#expire(record, counts)
     else {
       await this.discard(record)
+      await this.#keys.outlive(record)
       await this.#store.delete(id)
       counts.forgotten += 1
     }

@@ -10,6 +10,8 @@ import type {
   ComposeUpload,
   CreateUpload,
   Durability,
+  FindUpload,
+  FoundUpload,
   SpooledBody,
   StoredObject,
   SweepReport,
@@ -35,6 +37,7 @@ import { composedCreate, linkSources, refusePartial } from './composer.ts'
 import { Creation } from './creation.ts'
 import type { EngineOptions, EngineParts } from './engine-options.ts'
 import { PartSender } from './part-sender.ts'
+import { ResumeKeys } from './resume-keys.ts'
 import { SessionUpdates } from './session-updates.ts'
 import { Settler } from './settler.ts'
 import { spoolBody } from './spool.ts'
@@ -48,6 +51,7 @@ export class Engine implements UploadEngine {
   readonly limits: UploadLimits
   readonly events = new EventEmitter<UploadEvents>({ captureRejections: true })
   readonly #parts: EngineParts
+  readonly #keys: ResumeKeys
   readonly #creation: Creation
   readonly #writer: ChunkWriter
   readonly #sender: PartSender
@@ -82,11 +86,12 @@ export class Engine implements UploadEngine {
       closing: this.#cut.signal,
       emit: (name, event) => this.#emit(name, event),
     }
-    this.#creation = new Creation(this.#parts)
+    this.#keys = new ResumeKeys(this.#parts)
+    this.#creation = new Creation(this.#parts, this.#keys)
     this.#writer = new ChunkWriter(this.#parts)
     this.#sender = new PartSender(this.#parts)
     this.#settler = new Settler(this.#parts)
-    this.#sweeper = new Sweeper(this.#parts)
+    this.#sweeper = new Sweeper(this.#parts, this.#keys)
     const discard = (session: UploadSession) => this.#sweeper.discard(session)
     this.#completion = new Completion(this.#parts, this.#sender, this.#settler, discard)
     this.#appender = new Appender(this.#parts, this.#sender)
@@ -96,6 +101,14 @@ export class Engine implements UploadEngine {
 
   create(request: CreateUpload): Promise<{ session: UploadSession; resumed: boolean }> {
     return this.#track(() => this.#creation.create(request))
+  }
+
+  find(request: FindUpload): Promise<FoundUpload | null> {
+    return this.#track(() => this.#keys.find(request))
+  }
+
+  release(request: FindUpload, uploadId: string): Promise<void> {
+    return this.#track(() => this.#keys.release(request, uploadId))
   }
 
   compose(request: ComposeUpload): Promise<{ session: UploadSession; resumed: boolean }> {

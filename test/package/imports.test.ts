@@ -13,9 +13,7 @@ const maxLines = 350
  * Files that are longer than `maxLines`, with the size they may not exceed. Only to be shortened: split the file, or
  * lower the number.
  */
-const longFiles: Readonly<Record<string, number>> = {
-  'types.ts': 400,
-}
+const longFiles: Readonly<Record<string, number>> = {}
 
 /** `static` runs when the file is loaded, `type` never, `dynamic` when it is called. */
 type ImportKind = 'static' | 'type' | 'dynamic'
@@ -60,7 +58,7 @@ function importsOf(file: string, source: ts.SourceFile): Import[] {
   return found
 }
 
-const contracts = ['types.ts', 'storage-contract.ts', 'errors.ts']
+const contracts = ['types.ts', 'session-contract.ts', 'storage-contract.ts', 'errors.ts']
 const wiring = 'create-upload-engine.ts'
 const pure = ['engine/chunk-map.ts', 'engine/ranges.ts']
 
@@ -88,7 +86,7 @@ describe('the direction of imports', () => {
 
   it('ends at the contracts, which import nothing of ours', () => {
     const found = imports.filter(
-      ({ file, isOurs, target }) => contracts.includes(file) && isOurs && target !== 'storage-contract.ts',
+      ({ file, isOurs, target }) => contracts.includes(file) && isOurs && !target.endsWith('-contract.ts'),
     )
     expect(found).toEqual([])
   })
