@@ -16,7 +16,7 @@ import {
   UploadNotFoundError,
 } from '../errors.ts'
 import type { AppendBytes, Appended, UploadSession } from '../types.ts'
-import { acquireAppendLock } from './append-lock.ts'
+import { type AppendLock, acquireAppendLock } from './append-lock.ts'
 import { parseChecksum, RunningChecksum, receiveBody } from './body.ts'
 import { receivedBytes } from './chunk-map.ts'
 import { requireActive, touch } from './chunk-writer.ts'
@@ -24,6 +24,7 @@ import type { EngineParts } from './engine-options.ts'
 import { holdsBytes } from './part-plan.ts'
 import type { PartSender } from './part-sender.ts'
 import type { PositionalFile } from './staging.ts'
+import { follow } from './waiting.ts'
 
 /** What comes in between two records at most, unless parts are smaller, bytes and ms. */
 const recordEvery = 16 * 1024 * 1024
@@ -66,7 +67,7 @@ export class Appender {
     const onYield = () => {
       yielding ??= setTimeout(() => stop.abort(superseded), yieldAfter).unref()
     }
-    const lock = await acquireAppendLock(this.#parts, session.id, onYield, stop.signal)
+    const lock = await this.#lock(session.id, onYield)
     const onLost = () => stop.abort(new UploadLockedError())
     lock.lost.addEventListener('abort', onLost, { once: true })
     try {
@@ -77,6 +78,17 @@ export class Appender {
       clearTimeout(yielding)
       lock.lost.removeEventListener('abort', onLost)
       await lock.release()
+    }
+  }
+
+  /** Also for a caller that is gone already: what it had sent is still to be taken in. */
+  async #lock(uploadId: string, onYield: () => void): Promise<AppendLock> {
+    const closing = new AbortController()
+    const unlink = follow(this.#parts.closing, closing)
+    try {
+      return await acquireAppendLock(this.#parts, uploadId, onYield, closing.signal)
+    } finally {
+      unlink()
     }
   }
 

@@ -44,6 +44,7 @@ import { spoolBody } from './spool.ts'
 import { Staging } from './staging.ts'
 import { Sweeper } from './sweeper.ts'
 import { TempSpace } from './temp-space.ts'
+import { follow } from './waiting.ts'
 
 const uploadIdPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
 
@@ -296,12 +297,4 @@ export class Engine implements UploadEngine {
         this.#emit('warning', { code: 'LISTENER_FAILED', message: `A ${name} listener threw.`, error })
     }
   }
-}
-
-/** `AbortSignal.any` would leave something behind in a long-lived signal with every chunk; this does not. */
-function follow(signal: AbortSignal | undefined, controller: AbortController): () => void {
-  const onAbort = () => controller.abort(signal?.reason)
-  if (signal?.aborted) onAbort()
-  signal?.addEventListener('abort', onAbort, { once: true })
-  return () => signal?.removeEventListener('abort', onAbort)
 }

@@ -25,3 +25,11 @@ function deadlineError(reason: unknown): Error {
   }
   return new StorageUnavailableError(undefined, { cause: reason })
 }
+
+/** `AbortSignal.any` would leave something behind in a long-lived signal with every chunk; this does not. */
+export function follow(signal: AbortSignal | undefined, controller: AbortController): () => void {
+  const onAbort = () => controller.abort(signal?.reason)
+  if (signal?.aborted) onAbort()
+  signal?.addEventListener('abort', onAbort, { once: true })
+  return () => signal?.removeEventListener('abort', onAbort)
+}

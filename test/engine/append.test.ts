@@ -95,6 +95,19 @@ describe('append', () => {
     }
   })
 
+  it('keeps what has arrived of a caller that is gone before the upload is free', async () => {
+    const { create, append, offset } = local()
+    const id = await create(100)
+    const holder = new PassThrough()
+    const first = append(id, 0, holder)
+    const gone = new AbortController()
+    const second = append(id, 0, Buffer.alloc(30), { signal: gone.signal })
+    gone.abort(new Error('the client has gone'))
+    await expect(second).rejects.toMatchObject({ code: 'BODY_INCOMPLETE' })
+    expect(await offset(id)).toBe(30)
+    expect(await first).toMatchObject({ interrupted: true, size: 0 })
+  })
+
   it('with a checksum keeps nothing of a body that breaks off or does not match', async () => {
     const { create, append, offset, complete, read } = local()
     const id = await create(11)
