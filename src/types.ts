@@ -34,7 +34,7 @@ export interface UploadDraft {
  * Express routes, the request.
  */
 export interface UploadHooks {
-  /** Returning `false` hides the upload: the client sees 404, as for an unknown id. */
+  /** `true` or nothing allows; anything else hides the upload: the client sees 404, as for an unknown id. */
   authorize?(
     action: UploadAction,
     session: UploadSession | null,

@@ -21,7 +21,9 @@ export class Aborter {
   async abort(session: UploadSession, completed: NonNullable<AbortUpload['completed']>): Promise<void> {
     const now = this.#parts.clock()
     const aborted = await this.#parts.sessions.update(session.id, (current) => {
-      const isOver = current.state === 'completed' && completed !== 'refuse'
+      // Also what the application has not taken over yet, although the object is there.
+      const isStored = current.state === 'completed' || (current.state === 'active' && current.object !== null)
+      const isOver = isStored && completed !== 'refuse'
       if (!current.open && !isOver) return current
       if (current.object && !isOver) throw new UploadClosedError('The file is already stored.')
       if (current.state === 'completing' && (current.completing?.until ?? 0) > now) throw new UploadLockedError()

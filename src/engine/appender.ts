@@ -6,7 +6,6 @@
  * All bytes are one chunk, index 0, that grows: the record stays small however often the line breaks.
  */
 import {
-  ChecksumMismatchError,
   FileSizeExceededError,
   fromFileSystemError,
   InvalidRequestError,
@@ -20,6 +19,7 @@ import { type AppendLock, acquireAppendLock } from './append-lock.ts'
 import { parseChecksum, RunningChecksum, receiveBody } from './body.ts'
 import { receivedBytes } from './chunk-map.ts'
 import { requireActive, touch } from './chunk-writer.ts'
+import { keepFinals } from './composer.ts'
 import type { EngineParts } from './engine-options.ts'
 import { holdsBytes } from './part-plan.ts'
 import type { PartSender } from './part-sender.ts'
@@ -35,6 +35,9 @@ const recordAfter = 500
  */
 const yieldAfter = 100
 
+/** Without a look at the record for this long, the process may have been asleep, ms. */
+const awayAfter = 5_000
+
 interface Run {
   readonly request: AppendBytes
   readonly signal: AbortSignal
@@ -44,6 +47,10 @@ interface Run {
   /** Where the written bytes end. */
   written: number
   recordedAt: number
+  /** When the record was last known to be this append's own. */
+  seenAt: number
+  /** The disk refused bytes: what it says of them from now on is not to be believed. */
+  torn: boolean
 }
 
 export class Appender {
@@ -134,7 +141,8 @@ export class Appender {
     const { staging, options } = this.#parts
     const mustExist = (partNumber: number) => holdsBytes(session, partNumber)
     const target = staging.openParts(session.id, session.partSize, mustExist)
-    const run: Run = { request, signal, target, session, written: request.offset, recordedAt: Date.now() }
+    const [written, recordedAt] = [request.offset, Date.now()]
+    const run: Run = { request, signal, target, session, written, recordedAt, seenAt: recordedAt, torn: false }
     const { checksum } = request
     const staged = checksum !== undefined
     try {
@@ -151,20 +159,22 @@ export class Appender {
         () => null,
         (error: unknown) => ({ error }),
       )
-      if (failure && staged) throw failure.error
+      if (failure && (staged || run.torn)) throw failure.error
       if (!failure && typeof checksum === 'function') await this.#verify(run, checksum())
       await this.#record(run)
       if (failure && failure.error !== superseded) throw failure.error
       const size = run.written - request.offset
-      return { session: run.session, offset: run.written, size, interrupted: failure !== null }
+      const isWhole = size === request.size || run.written === run.session.totalSize
+      return { session: run.session, offset: run.written, size, interrupted: failure !== null && !isWhole }
     } finally {
       await target.close()
     }
   }
 
   async #write(run: Run, buffers: Buffer[], at: number, staged: boolean): Promise<void> {
+    if (Date.now() - run.seenAt > awayAfter) await this.#stillOurs(run)
     const size = buffers.reduce((sum, buffer) => sum + buffer.length, 0)
-    await run.target.write(buffers, run.request.offset + at)
+    await run.target.write(buffers, run.request.offset + at).catch((error) => torn(run, error))
     run.written = run.request.offset + at + size
     if (staged) return
     const open = run.written - receivedBytes(run.session.chunks)
@@ -173,14 +183,24 @@ export class Appender {
     await this.#record(run)
     run.request.onProgress?.(run.written)
     // A storage that is slower than the client slows the client.
-    await this.#sender.capacity(run.session, run.signal)
+    await this.#sender.capacity(run.session, run.signal).catch((error) => {
+      if (!run.signal.aborted) throw error
+    })
+  }
+
+  /** After a pause: whoever took this process for dead has gone on where the record ends, and those are their bytes now. */
+  async #stillOurs(run: Run): Promise<void> {
+    const current = await this.#current(run.session.id)
+    requireActive(current)
+    if (receivedBytes(current.chunks) !== receivedBytes(run.session.chunks)) throw new UploadLockedError()
+    run.seenAt = Date.now()
   }
 
   /** Makes what has been written count. */
   async #record(run: Run): Promise<void> {
     const before = receivedBytes(run.session.chunks)
     if (run.written === before) return
-    await run.target.sync()
+    await run.target.sync().catch((error) => torn(run, error))
     const stored = await this.#parts.sessions.update(run.session.id, (current) => {
       requireActive(current)
       // Somebody else has been here although we held the lock: theirs counts.
@@ -190,7 +210,8 @@ export class Appender {
     })
     if (!stored) throw new UploadNotFoundError()
     run.session = stored
-    run.recordedAt = Date.now()
+    run.recordedAt = run.seenAt = Date.now()
+    if (stored.finals) await keepFinals(this.#parts, stored)
     this.#parts.emit('appended', { session: stored, offset: before, size: run.written - before })
     this.#sender.poke(stored)
   }
@@ -239,9 +260,8 @@ export class Appender {
 
   /** An upload that ended meanwhile takes its folder with it; then that is the reason, not the missing file. */
   async #explain(error: unknown, uploadId: string): Promise<unknown> {
-    if (error instanceof ChecksumMismatchError || (error as { code?: unknown } | null)?.code !== 'ENOENT') {
-      return fromFileSystemError(error)
-    }
+    const { code } = error as { code?: unknown }
+    if (code !== 'ENOENT' && code !== 'STAGING_LOST') return fromFileSystemError(error)
     try {
       requireActive(await this.#current(uploadId))
     } catch (reason) {
@@ -256,6 +276,8 @@ function isEnding(session: UploadSession): boolean {
 }
 
 function requireOffset(session: UploadSession, offset: number): void {
+  const [first, ...more] = session.chunks
+  if (more.length > 0 || (first && (first.index !== 0 || first.count !== 1 || first.offset !== 0))) throw chunked()
   const actual = receivedBytes(session.chunks)
   if (offset !== actual) throw new OffsetMismatchError(actual, offset)
 }
@@ -267,4 +289,14 @@ function inconsistent(message: string): InvalidRequestError {
 function composed(): UploadClosedError {
   const message = 'This upload is made of others and takes no bytes of its own.'
   return new UploadClosedError(message, { code: 'COMPOSED' })
+}
+
+function chunked(): UploadClosedError {
+  const message = 'This upload arrives in numbered chunks; nothing can be added to its end.'
+  return new UploadClosedError(message, { code: 'CHUNKED' })
+}
+
+function torn(run: Run, error: unknown): never {
+  run.torn = true
+  throw error
 }

@@ -19,7 +19,8 @@ export async function allows(
   session: UploadSession | null,
   context: unknown,
 ): Promise<boolean> {
-  return (await parts.options.hooks.authorize?.(action, session, context)) !== false
+  const answer: unknown = await parts.options.hooks.authorize?.(action, session, context)
+  return answer === undefined || answer === true
 }
 
 /** @throws UploadExpiredError for an upload that was aborted, refused by the application, or idle for too long */

@@ -172,7 +172,9 @@ export class Claims {
     // A link that cannot be removed counts as a dead one once its token has been dropped.
     if (path) {
       this.#marks.delete(path)
-      await unlink(path).catch(() => {})
+      // Whoever took this process for dead has put their own mark in its place.
+      const token = await readMark(path).catch(() => null)
+      if (token === held.token) await unlink(path).catch(() => {})
     }
     if (this.#marks.size === 0 && this.#heartbeat) {
       clearInterval(this.#heartbeat)

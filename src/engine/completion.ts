@@ -2,6 +2,7 @@
 import { setTimeout as wait } from 'node:timers/promises'
 import {
   ChecksumMismatchError,
+  FileSizeExceededError,
   fromFileSystemError,
   InvalidRequestError,
   isNexusUploaderError,
@@ -16,7 +17,7 @@ import type { CompleteUpload, StoredObject, UploadSession } from '../types.ts'
 import { requireOpen } from './authorization.ts'
 import { parseChecksum } from './body.ts'
 import { countChunks, receivedBytes, receivedIndexes } from './chunk-map.ts'
-import { totalOf, wholeSources } from './composer.ts'
+import { keepSources, totalOf, wholeSources } from './composer.ts'
 import type { EngineParts } from './engine-options.ts'
 import { ObjectStorer } from './object-storer.ts'
 import type { PartSender } from './part-sender.ts'
@@ -61,11 +62,13 @@ export class Completion {
     const { checksum, totalSize } = request
     if (checksum !== undefined) parseChecksum(checksum)
     if (totalSize !== undefined && session.totalSize !== null && totalSize !== session.totalSize) {
-      throw new InvalidRequestError('totalSize differs from the size that was declared.', { code: 'SIZE_MISMATCH' })
+      throw sizeMismatch()
     }
     const running = this.#running.get(id) ?? this.#start(session, request).finally(() => this.#running.delete(id))
     this.#running.set(id, running)
     const object = await running
+    // Joined a completion that somebody else had begun with another size in mind.
+    if (totalSize !== undefined && totalSize !== object.size) throw sizeMismatch()
     if (checksum === undefined || checksum === object.checksum) return object
     // Stored for another caller, who asked for something else or for nothing: this one's demand was never checked.
     throw object.checksum === undefined ? checksumTooLate() : new ChecksumMismatchError({ wholeFile: true })
@@ -73,7 +76,11 @@ export class Completion {
 
   async #start(session: UploadSession, request: CompleteUpload): Promise<StoredObject> {
     if (!session.sources || session.state !== 'active') return this.#run(session.id, request)
-    return this.#run(session.id, { ...request, totalSize: totalOf(await wholeSources(this.#parts, session)) })
+    const totalSize = totalOf(await wholeSources(this.#parts, session))
+    const { maxFileSize } = this.#parts.options.limits
+    if (totalSize > maxFileSize) throw new FileSizeExceededError(maxFileSize)
+    await keepSources(this.#parts, session)
+    return this.#run(session.id, { ...request, totalSize })
   }
 
   async #run(id: string, request: CompleteUpload): Promise<StoredObject> {
@@ -138,7 +145,7 @@ export class Completion {
   async #finish(won: UploadSession, by: string, signal: AbortSignal, request: CompleteUpload): Promise<StoredObject> {
     const checksum = request.checksum ?? won.checksum
     const stored = won.object ?? (await this.#storer.store(won, checksum, signal))
-    const recorded = await this.#swap(won.id, by, (current) => ({ ...current, object: current.object ?? stored }))
+    const recorded = await this.#record(won, by, stored)
     const object = recorded.object ?? stored
     await this.#tellHook(recorded, object, by, request.context)
     const completed = await this.#swap(won.id, by, (current) => ({
@@ -152,6 +159,18 @@ export class Completion {
     await this.#cleanUp(completed)
     this.#parts.emit('completed', { session: completed, object })
     return object
+  }
+
+  /** An upload that was aborted meanwhile has nobody left who would remove its object. */
+  async #record(won: UploadSession, by: string, stored: StoredObject): Promise<UploadSession> {
+    try {
+      return await this.#swap(won.id, by, (current) => ({ ...current, object: current.object ?? stored }))
+    } catch (error) {
+      const current = await this.#parts.sessions.get(won.id)
+      const hasEnded = current?.state === 'aborted' || current?.state === 'expired'
+      if (hasEnded && !current.object) await this.#parts.options.storage.remove?.(won.key)
+      throw error
+    }
   }
 
   /** A change that only the holder of the lease may make. */
@@ -222,6 +241,10 @@ type Change = (session: UploadSession) => UploadSession
 function isStale(session: UploadSession, now: number): boolean {
   const { state, completing } = session
   return state === 'completing' && (completing === null || completing.until <= now || isDead(completing.by))
+}
+
+function sizeMismatch(): InvalidRequestError {
+  return new InvalidRequestError('totalSize differs from the size of the upload.', { code: 'SIZE_MISMATCH' })
 }
 
 function checksumTooLate(): InvalidRequestError {

@@ -7,7 +7,7 @@ import {
   UploadIncompleteError,
   UploadNotFoundError,
 } from '../errors.ts'
-import type { ComposeUpload, CreateUpload, UploadSession } from '../types.ts'
+import type { ComposeUpload, CreateUpload, UploadLimits, UploadSession } from '../types.ts'
 import { type ByteRange, receivedBytes } from './chunk-map.ts'
 import type { EngineParts } from './engine-options.ts'
 import type { FilePiece } from './staged-files.ts'
@@ -18,7 +18,15 @@ export type ComposedCreate = CreateUpload & { readonly sources: readonly string[
  * The creation of an upload out of `partials`, which have been authorised. The same request finds the same upload: its
  * `resumeKey` is made of everything it says.
  */
-export function composedCreate(request: ComposeUpload, partials: readonly UploadSession[]): ComposedCreate {
+export function composedCreate(
+  request: ComposeUpload,
+  partials: readonly UploadSession[],
+  limits: UploadLimits,
+): ComposedCreate {
+  const { maxChunks } = limits
+  if (partials.length > maxChunks) {
+    throw new InvalidRequestError(`More than ${maxChunks} uploads cannot be concatenated.`, { code: 'NOT_PARTIAL' })
+  }
   if (partials.length === 0) throw new InvalidRequestError('There is nothing to concatenate.', { code: 'NOT_PARTIAL' })
   for (const partial of partials) {
     if (!partial.partial) {
@@ -49,6 +57,25 @@ export async function linkSources(parts: EngineParts, session: UploadSession): P
       return { ...current, finals: [...(current.finals ?? []), session.id], expiresAt }
     })
     if (!linked?.open) throw new UploadNotFoundError()
+  }
+}
+
+/** Somebody is still at work on this upload, so its pieces stay. */
+export async function keepSources(parts: EngineParts, session: UploadSession): Promise<void> {
+  const expiresAt = parts.clock() + parts.options.sessionTtl
+  for (const id of new Set(session.sources)) {
+    await parts.sessions.update(id, (current) => (current.open ? { ...current, expiresAt } : current))
+  }
+}
+
+/** Somebody is at work on one piece, so the uploads that wait for it stay, with all their pieces. */
+export async function keepFinals(parts: EngineParts, partial: UploadSession): Promise<void> {
+  const expiresAt = parts.clock() + parts.options.sessionTtl
+  for (const id of partial.finals ?? []) {
+    const final = await parts.sessions.get(id)
+    if (final?.state !== 'active' || final.expiresAt > expiresAt - parts.options.sessionTtl / 4) continue
+    await parts.sessions.update(id, (current) => (current.open ? { ...current, expiresAt } : current))
+    await keepSources(parts, final)
   }
 }
 

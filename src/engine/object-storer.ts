@@ -66,6 +66,10 @@ export class ObjectStorer {
     const size = session.totalSize ?? 0
     const path = staging.partPath(session.id, 1)
     await staging.createFolder(session.id)
+    // Opened when files had to be smaller than they may be now.
+    if (size > session.partSize) {
+      return this.#storePieces(session, staging.segments(session.id, session.partSize, 0, size), checksum, signal)
+    }
     // All of it, also behind the end: a late writer's open descriptor would go on writing into the published file.
     const claim = await claims.insist(session.id, { start: 0, end: Number.MAX_SAFE_INTEGER }, patience, signal)
     if (!claim) throw new UploadLockedError()
@@ -95,9 +99,20 @@ export class ObjectStorer {
   async #storeComposed(session: UploadSession, checksum: string | null, signal: AbortSignal): Promise<string> {
     const { staging, options } = this.#parts
     const pieces = await composedPieces(this.#parts, session, { start: 0, end: session.totalSize ?? 0 })
-    await this.#verify(checksum, pieces)
     await staging.createFolder(session.id)
-    if (usesParts(options.storage.multipart, session)) return this.#storeParts(session, null, signal)
+    if (!usesParts(options.storage.multipart, session)) return this.#storePieces(session, pieces, checksum, signal)
+    await this.#verify(checksum, pieces)
+    return this.#storeParts(session, null, signal)
+  }
+
+  async #storePieces(
+    session: UploadSession,
+    pieces: readonly FilePiece[],
+    checksum: string | null,
+    signal: AbortSignal,
+  ): Promise<string> {
+    const { staging, options } = this.#parts
+    await this.#verify(checksum, pieces)
     const limit = AbortSignal.any([signal, AbortSignal.timeout(options.storageTimeout)])
     await this.#stillOurs(session, (current) => current)
     return this.#upload(session, staging.joinedBody(pieces).open(), objectInfo(session, limit), limit)
@@ -192,7 +207,8 @@ export class ObjectStorer {
       .filter((part) => !isHeld(part))
       .map((part) => this.#parts.staging.partPath(session.id, part.partNumber))
     const sizes = await Promise.all(paths.map((path) => this.#parts.staging.sizeOf(path)))
-    if (sizes.includes(null)) return this.#lose(session, cause)
+    // The bytes of a concatenation lie with its pieces.
+    if (!session.sources && sizes.includes(null)) return this.#lose(session, cause)
     await this.#stillOurs(session, (current) => ({
       ...current,
       sentParts: held.reduce<Span[]>((spans, partNumber) => addToSpans(spans, partNumber), []),
@@ -202,11 +218,14 @@ export class ObjectStorer {
 
   /** The storage no longer has what it confirmed, and neither have we. */
   async #lose(session: UploadSession, cause: unknown): Promise<NexusUploaderError> {
-    await this.#parts.sessions.update(session.id, (current) =>
-      isSameLease(current, session) && current.multipartId === session.multipartId && !current.object
-        ? { ...current, state: 'expired', open: false, completing: null }
-        : current,
-    )
+    const lost = await this.#parts.sessions.update(session.id, (current) => {
+      const isOurs = isSameLease(current, session) && current.multipartId === session.multipartId && !current.object
+      if (!isOurs) return current
+      // A concatenation is sent once more, from its pieces.
+      if (current.sources) return { ...current, multipartId: null, sentParts: [] }
+      return { ...current, state: 'expired', open: false, completing: null }
+    })
+    if (lost?.sources && lost.open) return new StorageError(undefined, { code: 'PARTS_DISAGREE', cause })
     return new UploadExpiredError({ cause })
   }
 

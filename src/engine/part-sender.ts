@@ -195,7 +195,7 @@ export class PartSender {
       // While somebody completes the upload, a closed multipart upload may mean that they have succeeded.
       if (current.state !== 'active' && current.completing?.by !== opened.completing?.by) return current
       if (current.state !== 'active' && opened.completing === null) return current
-      if (current.sentParts.length === 0) return { ...current, multipartId: null }
+      if (current.sentParts.length === 0 || current.sources) return { ...current, multipartId: null, sentParts: [] }
       return { ...current, state: 'expired', open: false, completing: null }
     })
     return lost?.state === 'expired' ? new UploadExpiredError({ cause }) : cause

@@ -103,6 +103,10 @@ export class Sweeper {
     if (session?.state !== 'expired' || session.updatedAt !== now) return
     counts.expired += 1
     this.#parts.emit('expired', { session })
+    if (session.object) {
+      const message = `The application never took over ${session.key}; the object stays in the storage.`
+      this.#parts.emit('warning', { code: 'OBJECT_LEFT', message })
+    }
     await this.discard(session)
   }
 
@@ -113,7 +117,8 @@ export class Sweeper {
   async discard(session: UploadSession): Promise<void> {
     const { storage } = this.#parts.options
     await this.#parts.staging.remove(session.id)
-    const opened = session.multipartId !== null || (session.totalSize ?? 0) > session.partSize
+    const { multipartId, totalSize, partSize } = session
+    const opened = multipartId !== null || totalSize === null || totalSize > partSize
     // Stored, then refused by the application.
     if (session.object && session.state === 'aborted') await storage.remove?.(session.key)
     if (session.object || session.state === 'completed' || !storage.multipart || !opened) return

@@ -117,7 +117,7 @@ export class Engine implements UploadEngine {
       const ref = { protocol: request.protocol, owner: request.owner, context: request.context }
       const load = (uploadId: string) => this.#load({ ...ref, uploadId }, 'read')
       const partials = await Promise.all(request.sources.map(load))
-      const created = await this.#creation.create(composedCreate(request, partials))
+      const created = await this.#creation.create(composedCreate(request, partials, this.limits))
       if (created.session.state === 'active') await linkSources(this.#parts, created.session)
       return created
     })

@@ -100,6 +100,7 @@ describe('append', () => {
     const id = await create(100)
     const holder = new PassThrough()
     const first = append(id, 0, holder)
+    await new Promise((resolve) => setTimeout(resolve, 50))
     const gone = new AbortController()
     const second = append(id, 0, Buffer.alloc(30), { signal: gone.signal })
     gone.abort(new Error('the client has gone'))

@@ -72,7 +72,8 @@ describe('interim responses', () => {
       ['POST /files HTTP/1.1', named, 'Upload-Complete: ?1', 'Content-Length: 3'],
       'abc',
     )
-    expect(received).toMatch(/^HTTP\/1\.1 104 Upload Resumption Supported\r\n([\w-]+: [^\r\n]+\r\n)+\r\nHTTP\/1\.1 \d/)
+    // The reason is Node's own where it has a way of its own to send them.
+    expect(received).toMatch(/^HTTP\/1\.1 104 [ \w]+\r\n([\w-]+: [^\r\n]+\r\n)+\r\nHTTP\/1\.1 \d/)
   })
 
   it.each([
