@@ -6,7 +6,16 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expectedSha256, sha256OfFile } from './content.ts'
-import type { ClientJob, ClientKind, ClientMessage, ClientResult, ServerKind, ServerMessage } from './messages.ts'
+import type {
+  ClientJob,
+  ClientKind,
+  ClientMessage,
+  ClientResult,
+  ServerKind,
+  ServerMessage,
+  SinkMessage,
+  StoredInS3,
+} from './messages.ts'
 
 export const MiB = 1024 * 1024
 export const GiB = 1024 * MiB
@@ -21,6 +30,8 @@ export interface Measurement {
   /** `null` where the system does not tell. */
   readonly rssGrowthMiB: number | null
   readonly peakRssMiB: number | null
+  /** `null` where the file does not go to S3. */
+  readonly s3: Pick<StoredInS3, 'parts' | 'calls'> | null
 }
 
 // What an interrupted bench would leave: servers and gigabytes.
@@ -44,7 +55,8 @@ export async function measure(
   folders.add(folder)
   const children: ChildProcess[] = []
   try {
-    const serving = start('server.ts', [server, folder], children)
+    const sink = server.endsWith('-s3') ? await startSink(children) : null
+    const serving = start('server.ts', [server, folder, ...(sink ? [sink.endpoint] : [])], children)
     const ready = await answer<ServerMessage>(serving)
     if (ready.type !== 'ready') throw new Unavailable(ready.type === 'failed' ? ready.reason : 'no port')
     const sending = start('client.ts', [], children)
@@ -56,8 +68,9 @@ export async function measure(
     const cpu = (await cpuOf(serving)) - cpuBefore
     const after = await memoryOf(serving, false)
 
-    const stored = await sha256OfFile(join(folder, decodeURIComponent(result.url)))
-    if (stored !== expectedSha256(size, chunkSize)) throw new Error(`${server}: the stored file has other bytes`)
+    const name = nameOf(result.url)
+    const stored = sink ? await storedIn(sink.child, name) : { sha256: await sha256OfFile(join(folder, name)) }
+    if (stored.sha256 !== expectedSha256(size, chunkSize)) throw new Error(`${server}: the stored file has other bytes`)
     return {
       mbPerSecond: size / 1e6 / (result.totalMs / 1000),
       completeMs: result.completeMs,
@@ -65,12 +78,33 @@ export async function measure(
       clientCpuPerGiB: result.cpuSeconds / (size / GiB),
       rssGrowthMiB: idle && after && (after.peak - idle.now) / MiB,
       peakRssMiB: after && after.peak / MiB,
+      s3: 'parts' in stored ? { parts: stored.parts, calls: stored.calls } : null,
     }
   } finally {
     for (const child of children) await end(child)
     await rm(folder, { recursive: true, force: true })
     folders.delete(folder)
   }
+}
+
+/** The name of the stored file, or the key of the object, from its URL or from that of the upload. */
+function nameOf(url: string): string {
+  const { pathname } = new URL(url, 'http://127.0.0.1')
+  return decodeURIComponent(pathname).replace(/^\/(files\/)?/, '')
+}
+
+async function startSink(children: ChildProcess[]): Promise<{ child: ChildProcess; endpoint: string }> {
+  const child = start('s3-sink.ts', [], children)
+  const ready = await answer<SinkMessage>(child)
+  if (ready.type !== 'ready') throw new Error('the S3 sink gave no port')
+  return { child, endpoint: `http://127.0.0.1:${ready.port}` }
+}
+
+async function storedIn(sink: ChildProcess, key: string): Promise<StoredInS3> {
+  sink.send(key)
+  const message = await answer<SinkMessage>(sink)
+  if (message.type !== 'stored') throw new Error('the S3 sink does not tell what it has')
+  return message
 }
 
 function start(script: string, args: string[], children: ChildProcess[]): ChildProcess {

@@ -6,6 +6,8 @@ import type { Measurement } from './measure.ts'
 export interface Row {
   readonly workload: string
   readonly server: string
+  /** The server of the same workload that this one is compared with. */
+  readonly base: string
   /** One per round. */
   readonly rounds: readonly Measurement[]
   readonly unavailable?: string
@@ -26,7 +28,11 @@ export function spreadOf(values: readonly (number | null)[]): Spread | null {
   return { median: (lower + upper) / 2, min, max }
 }
 
-type Figure = (measurement: Measurement) => number | null
+export type Figure = (measurement: Measurement) => number | null
+
+export function baseOf(row: Row, rows: readonly Row[]): Row | undefined {
+  return rows.find(({ workload, server }) => workload === row.workload && server === row.base)
+}
 
 /** The ratio within each round: what the machine did meanwhile cancels out. */
 export function ratioOf(row: Row, base: Row | undefined, figure: Figure): Spread | null {
@@ -38,11 +44,18 @@ export function ratioOf(row: Row, base: Row | undefined, figure: Figure): Spread
   )
 }
 
+export const speedOf: Figure = ({ mbPerSecond }) => mbPerSecond
+
+/** All S3 calls of an upload, those that begin and complete it too, for each part of the object. */
+export const s3CallsPerPart: Figure = ({ s3 }) =>
+  s3 && Object.values(s3.calls).reduce((sum, count) => sum + count, 0) / s3.parts
+
+/** `folder` is relative to this one. */
+export async function versionOf(folder: string): Promise<string> {
+  return String(JSON.parse(await readFile(new URL(`${folder}/package.json`, import.meta.url), 'utf8')).version)
+}
+
 export async function describeMachine(directory: string): Promise<Record<string, string>> {
-  const version = async (name: string) => {
-    const path = new URL(`../node_modules/${name}/package.json`, import.meta.url)
-    return String(JSON.parse(await readFile(path, 'utf8')).version)
-  }
   const cpus = os.cpus()
   const { type } = await statfs(directory)
   return {
@@ -52,44 +65,53 @@ export async function describeMachine(directory: string): Promise<Record<string,
     system: `${os.type()} ${os.release()} ${os.arch()}`,
     'file system type': `0x${type.toString(16)}`,
     node: process.version,
-    express: await version('express'),
-    multer: await version('multer'),
+    'nexus-uploader': await versionOf('..'),
+    express: await versionOf('../node_modules/express'),
+    multer: await versionOf('../node_modules/multer'),
+    '@aws-sdk/client-s3': await versionOf('../node_modules/@aws-sdk/client-s3'),
   }
 }
 
 const columns: readonly (readonly [title: string, figure: Figure, digits: number])[] = [
-  ['MB/s', ({ mbPerSecond }) => mbPerSecond, 0],
+  ['MB/s', speedOf, 0],
   ['server CPU s/GiB', ({ serverCpuPerGiB }) => serverCpuPerGiB, 2],
   ['client CPU s/GiB', ({ clientCpuPerGiB }) => clientCpuPerGiB, 2],
   ['completion ms', ({ completeMs }) => completeMs, 1],
   ['RSS growth MiB', ({ rssGrowthMiB }) => rssGrowthMiB, 0],
   ['peak RSS MiB', ({ peakRssMiB }) => peakRssMiB, 0],
+  ['S3 calls per part', s3CallsPerPart, 2],
 ]
 
-export function markdown(rows: readonly Row[], baseName: string, machine: Record<string, string>): string {
-  const titles = ['workload', 'server', ...columns.map(([title]) => title), `MB/s ÷ ${baseName}`, `CPU ÷ ${baseName}`]
+/** A table for each server that others are compared with. */
+export function markdown(rows: readonly Row[], machine: Record<string, string>): string {
+  const about = Object.entries(machine).map(([name, value]) => `${name}: ${value}`)
+  const tables = [...new Set(rows.map(({ base }) => base))].map((base) =>
+    table(
+      rows.filter((row) => row.base === base),
+      base,
+    ),
+  )
+  const note = 'Median (min–max) of the rounds. Ratios are made within a round.'
+  return `${[about.join(' · '), ...tables, note].join('\n\n')}\n`
+}
+
+function table(rows: readonly Row[], base: string): string {
+  const isKnown = ([, figure]: (typeof columns)[number]) => rows.some((row) => spreadOf(row.rounds.map(figure)))
+  const shown = columns.filter(isKnown)
+  const titles = ['workload', 'server', ...shown.map(([title]) => title), `MB/s ÷ ${base}`, `CPU ÷ ${base}`]
   const lines = rows.map((row) => {
     if (row.unavailable !== undefined) return [row.workload, row.server, `not available: ${row.unavailable}`]
-    const base = rows.find(({ workload, server }) => workload === row.workload && server === baseName)
+    const ratio = (figure: Figure) => show(ratioOf(row, baseOf(row, rows), figure), 2)
     return [
       row.workload,
       row.server,
-      ...columns.map(([, figure, digits]) => show(spreadOf(row.rounds.map(figure)), digits)),
-      show(
-        ratioOf(row, base, ({ mbPerSecond }) => mbPerSecond),
-        2,
-      ),
-      show(
-        ratioOf(row, base, ({ serverCpuPerGiB }) => serverCpuPerGiB),
-        2,
-      ),
+      ...shown.map(([, figure, digits]) => show(spreadOf(row.rounds.map(figure)), digits)),
+      ratio(speedOf),
+      ratio(({ serverCpuPerGiB }) => serverCpuPerGiB),
     ]
   })
-  const about = Object.entries(machine).map(([name, value]) => `${name}: ${value}`)
-  const table = [titles, titles.map((_, at) => (at < 2 ? '---' : '---:')), ...lines].map(
-    (cells) => `| ${cells.join(' | ')} |`,
-  )
-  return `${about.join(' · ')}\n\n${table.join('\n')}\n\nMedian (min–max) of the rounds. Ratios are made within a round.\n`
+  const rule = titles.map((_, at) => (at < 2 ? '---' : '---:'))
+  return [titles, rule, ...lines].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
 }
 
 export function show(spread: Spread | null, digits: number): string {

@@ -1,5 +1,5 @@
 /**
- * `npm run bench -- [options]`: what an upload costs here, against a bare pipe and against multer with concatenation.
+ * `npm run bench -- [options]`: what an upload costs here, against a bare pipe, multer with concatenation and @tus/server.
  * The rounds are interleaved, every server runs in a fresh process, every stored file is checked by SHA-256. Numbers
  * of two machines cannot be compared; ratios within one run can.
  */
@@ -8,41 +8,32 @@ import { tmpdir } from 'node:os'
 import { resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { GiB, type Measurement, MiB, measure, Unavailable } from './measure.ts'
-import type { ClientKind, ServerKind } from './messages.ts'
+import { installPeers, peerVersions } from './peers.ts'
 import { describeMachine, markdown, type Row, ratioOf, show } from './report.ts'
+import { serverNames, verdicts, type Workload, type WorkloadKind, workload, workloadKinds } from './workloads.ts'
 
 const usage = `npm run bench -- [options]
   --rounds 3                     interleaved rounds
   --workloads W1,W5,W6           W1 throughput · W5 completion time · W6 memory
-  --servers pipe,multer,form,raw pipe: bare node:http · multer: disk storage and concatenation
+                                 T1 tus, one PATCH · T2 tus, a PATCH per chunk · T3, T4 the same on S3
+  --servers pipe,multer,form,raw,tus,tus-server,tus-s3,tus-server-s3
+                                 W: pipe: bare node:http · multer: disk storage and concatenation
                                  form, raw: this package, chunks as multipart/form-data or raw bodies
-  --size 1G                      W1: size of the file
+                                 T: tus, tus-s3: this package · tus-server, tus-server-s3: @tus/server
+  --size 1G                      W1, T1 to T4: size of the file
   --completion-sizes 64M,4G      W5: sizes of the files
   --memory-size 2G               W6: size of the file
   --chunk-size 5M                sizes need a unit: K, M or G (powers of 1024)
   --dir <folder>                 where the servers store (default: the system's temporary folder)
   --json <file>                  every single measurement`
 
-const servers: Record<string, readonly [ServerKind, ClientKind]> = {
-  pipe: ['pipe', 'whole'],
-  multer: ['multer', 'form'],
-  form: ['ours', 'form'],
-  raw: ['ours', 'raw'],
-}
-const workloadNames = ['W1', 'W5', 'W6']
-
-interface Workload {
-  readonly name: string
-  readonly size: number
-}
-
 function options() {
   const text = { type: 'string' } as const
   const { values } = parseArgs({
     options: {
       rounds: { ...text, default: '3' },
-      workloads: { ...text, default: workloadNames.join() },
-      servers: { ...text, default: Object.keys(servers).join() },
+      workloads: { ...text, default: 'W1,W5,W6' },
+      servers: { ...text, default: serverNames.join() },
       size: { ...text, default: '1G' },
       'completion-sizes': { ...text, default: '64M,4G' },
       'memory-size': { ...text, default: '2G' },
@@ -55,8 +46,8 @@ function options() {
   return {
     help: values.help,
     rounds: wholeNumber(values.rounds),
-    workloads: workloadsOf(list(values.workloads, workloadNames), values),
-    servers: list(values.servers, Object.keys(servers)),
+    workloads: workloadsOf(list(values.workloads, workloadKinds), values),
+    servers: list(values.servers, serverNames),
     chunkSize: bytes(values['chunk-size']),
     directory: resolve(values.dir),
     json: values.json,
@@ -64,22 +55,21 @@ function options() {
 }
 
 function workloadsOf(
-  names: readonly string[],
+  kinds: readonly WorkloadKind[],
   values: { size: string; 'completion-sizes': string; 'memory-size': string },
 ): Workload[] {
-  const sizes: Record<string, string[]> = {
-    W1: [values.size],
-    W5: values['completion-sizes'].split(','),
-    W6: [values['memory-size']],
-  }
-  return names.flatMap((name) => (sizes[name] ?? []).map((size) => ({ name: `${name} ${size}`, size: bytes(size) })))
+  const sizes: Partial<Record<WorkloadKind, string>> = { W5: values['completion-sizes'], W6: values['memory-size'] }
+  return kinds.flatMap((kind) =>
+    (sizes[kind] ?? values.size).split(',').map((size) => workload(kind, `${kind} ${size}`, bytes(size))),
+  )
 }
 
-function list(text: string, known: readonly string[]): string[] {
-  const names = text.split(',')
-  const unknown = names.find((name) => !known.includes(name))
-  if (unknown !== undefined) throw new TypeError(`"${unknown}" is none of ${known.join(', ')}`)
-  return names
+function list<Name extends string>(text: string, known: readonly Name[]): Name[] {
+  return text.split(',').map((name) => {
+    const found = known.find((candidate) => candidate === name)
+    if (found === undefined) throw new TypeError(`"${name}" is none of ${known.join(', ')}`)
+    return found
+  })
 }
 
 function wholeNumber(text: string): number {
@@ -97,26 +87,37 @@ function bytes(text: string): number {
 async function main(): Promise<void> {
   const chosen = options()
   if (chosen.help) return console.log(usage)
+  const plan = chosen.workloads.map((workload) => ({
+    workload,
+    names: chosen.servers.filter((server) => server in workload.servers),
+  }))
+  const needsPeers = plan.some(({ names }) => names.some((name) => name.startsWith('tus-server')))
+  if (needsPeers) await installPeers()
   const results = new Map<string, Measurement[]>()
   const unavailable = new Map<string, string>()
   for (let round = 0; round < chosen.rounds; round++) {
-    for (const workload of chosen.workloads) {
-      for (const server of rotated(chosen.servers, round)) {
+    for (const { workload, names } of plan) {
+      for (const server of rotated(names, round)) {
         if (unavailable.has(server)) continue
         await measureOne(server, workload, chosen, results, unavailable)
       }
     }
   }
-  const rows = chosen.workloads.flatMap(({ name }) =>
-    chosen.servers.map((server): Row => {
+  const rows = plan.flatMap(({ workload: { name, base }, names }) =>
+    names.map((server): Row => {
       const reason = unavailable.get(server)
       const rounds = results.get(`${name}/${server}`) ?? []
-      return { workload: name, server, rounds, ...(reason !== undefined && { unavailable: reason }) }
+      return { workload: name, server, base, rounds, ...(reason !== undefined && { unavailable: reason }) }
     }),
   )
-  const machine = await describeMachine(chosen.directory)
-  console.log(`\n${markdown(rows, 'pipe', machine)}${growthOfCompletion(rows)}`)
-  if (chosen.json !== undefined) await writeFile(chosen.json, `${JSON.stringify({ machine, rows }, null, 2)}\n`)
+  const machine = { ...(await describeMachine(chosen.directory)), ...(needsPeers && (await peerVersions())) }
+  const targets = verdicts(chosen.workloads, rows)
+  console.log(`\n${markdown(rows, machine)}${growthOfCompletion(rows)}${s3Calls(rows)}`)
+  for (const { workload, measure, target, measured, reached } of targets) {
+    console.log(`- ${workload}: ${measure}: ${measured}, target ${target}: ${reached ? 'reached' : 'missed'}`)
+  }
+  if (chosen.json !== undefined)
+    await writeFile(chosen.json, `${JSON.stringify({ machine, rows, targets }, null, 2)}\n`)
 }
 
 /** Another server begins each round: none always runs on the disk that the same neighbour left. */
@@ -127,7 +128,7 @@ function rotated(names: readonly string[], round: number): string[] {
 
 async function measureOne(
   server: string,
-  { name, size }: Workload,
+  { name, size, servers }: Workload,
   { chunkSize, directory }: { chunkSize: number; directory: string },
   results: Map<string, Measurement[]>,
   unavailable: Map<string, string>,
@@ -143,6 +144,17 @@ async function measureOne(
     unavailable.set(server, error.message)
     console.error(`${server}: not available: ${error.message}`)
   }
+}
+
+/** Of the last round: what the sum in the table is made of. */
+function s3Calls(rows: readonly Row[]): string {
+  const lines = rows.flatMap(({ workload, server, rounds }) => {
+    const s3 = rounds.at(-1)?.s3
+    if (!s3) return []
+    const calls = Object.entries(s3.calls).map(([name, count]) => `${name} ${count}`)
+    return [`- ${workload} ${server}, ${s3.parts} parts: ${calls.join(' · ')}`]
+  })
+  return lines.length === 0 ? '' : `\nS3 calls:\n\n${lines.join('\n')}\n\n`
 }
 
 /** Completion must not cost more for a larger file. */

@@ -22,6 +22,8 @@ double.buckets.set(bucket, files)
 const calls: Record<string, number> = {}
 let bodies = 0
 
+const own: typeof operations = { UploadPart: uploadPart, PutObject: putObject }
+
 async function serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
   const { pathname, searchParams: query } = new URL(request.url ?? '', 'http://s3')
   const [, bucketName = '', ...segments] = pathname.split('/')
@@ -35,7 +37,7 @@ async function serve(request: IncomingMessage, response: ServerResponse): Promis
 }
 
 async function answer(call: Call): Promise<Reply> {
-  const operation = { ...operations, UploadPart: uploadPart, PutObject: putObject }[call.op]
+  const operation = own[call.op] ?? operations[call.op]
   try {
     if (!operation) throw new S3Fault('NotImplemented', call.op)
     return await operation(call, String(call.request.headers['x-amz-content-sha256']))

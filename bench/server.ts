@@ -1,4 +1,4 @@
-/** One server under measurement, in a process of its own: `server.ts <kind> <directory>`. Tells its port by IPC. */
+/** One server under measurement, in a process of its own: `server.ts <kind> <directory> [S3]`. Tells its port by IPC. */
 import { randomUUID } from 'node:crypto'
 import { createReadStream, createWriteStream } from 'node:fs'
 import { mkdir, rename, rm } from 'node:fs/promises'
@@ -6,14 +6,19 @@ import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
-import express, { type RequestHandler } from 'express'
+import express from 'express'
 import multer from 'multer'
+import { built } from './built.ts'
 import type { ServerKind, ServerMessage } from './messages.ts'
+import { tusListeners } from './tus-servers.ts'
 
-const listeners: Record<ServerKind, (directory: string) => RequestListener | Promise<RequestListener>> = {
+type Listener = (directory: string, endpoint: string) => RequestListener | Promise<RequestListener>
+
+const listeners: Record<ServerKind, Listener> = {
   pipe: barePipe,
   multer: multerAndConcatenation,
   ours,
+  ...tusListeners,
 }
 
 /** The least a server can do: the body of one request goes to one file. */
@@ -59,37 +64,19 @@ function multerAndConcatenation(directory: string): RequestListener {
   return app
 }
 
-interface Built {
-  readonly LocalStorageAdapter?: new (options: { directory: string }) => unknown
-  readonly createChunkedUploadMiddleware?: (storage: unknown, config: object) => Record<string, RequestHandler>
-}
-
 /** The built package, mounted as documented. */
 async function ours(directory: string): Promise<RequestListener> {
-  // Not a literal: the bench is type-checked before anything is built.
-  const entry = new URL('../dist/index.js', import.meta.url).href
-  const built: Built = await import(entry).catch((error) => {
-    throw error.code === 'ERR_MODULE_NOT_FOUND' ? new Error('the package is not built; run "npm run build"') : error
-  })
-  const { LocalStorageAdapter, createChunkedUploadMiddleware } = built
-  if (!LocalStorageAdapter || !createChunkedUploadMiddleware) {
-    throw new Error('dist/index.js does not export what the documented example imports; run "npm run build"')
-  }
+  const { LocalStorageAdapter, createChunkedUploadMiddleware } = await built<typeof import('../src/index.ts')>('index')
   const chunked = createChunkedUploadMiddleware(new LocalStorageAdapter({ directory }), {
     maxChunkSize: 64 * 1024 * 1024,
     maxFileSize: 1024 ** 4,
   })
-  const handler = (name: string): RequestHandler => {
-    const found = chunked[name]
-    if (!found) throw new Error(`the middleware has no handler "${name}"`)
-    return found
-  }
   const app = express()
   app.use(express.json())
-  app.post('/upload/init', handler('init'))
-  app.post('/upload/chunk', handler('uploadChunk'))
-  app.post('/upload/complete', handler('complete'))
-  app.get('/upload/progress/:uploadId', handler('getProgress'))
+  app.post('/upload/init', chunked.init)
+  app.post('/upload/chunk', chunked.uploadChunk)
+  app.post('/upload/complete', chunked.complete)
+  app.get('/upload/progress/:uploadId', chunked.getProgress)
   return app
 }
 
@@ -98,8 +85,11 @@ function tell(message: ServerMessage): void {
 }
 
 async function main(): Promise<void> {
-  const [kind, directory] = process.argv.slice(2) as [ServerKind, string]
-  const server = createServer(await listeners[kind](directory))
+  const [kind, directory, endpoint = ''] = process.argv.slice(2) as [ServerKind, string, string?]
+  // What is staged in the system's temporary folder lies on the same disk, and is removed with the rest.
+  process.env.TMPDIR = directory
+  const server = createServer(await listeners[kind](directory, endpoint))
+  server.requestTimeout = 0
   // An abandoned server must not outlive the bench.
   process.on('disconnect', () => process.exit(0))
   process.on('message', () => tell({ type: 'cpu', seconds: cpuSeconds() }))

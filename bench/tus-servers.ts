@@ -58,7 +58,8 @@ async function tusServer(datastore: object): Promise<RequestListener> {
   return mount((request, response) => void server.handle(request, response))
 }
 
-function mount(handler: RequestHandler | RequestListener): RequestListener {
+/** At the URL that both document. */
+function mount(handler: RequestListener): RequestListener {
   return express().use('/files', handler as RequestHandler)
 }
 

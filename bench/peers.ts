@@ -1,0 +1,30 @@
+/** The servers of others: in `bench/node_modules`, so that nobody else has to install them. */
+import { spawnSync } from 'node:child_process'
+import { readFile } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
+import { versionOf } from './report.ts'
+
+const folder = fileURLToPath(new URL('.', import.meta.url))
+
+/** Installs what is missing or has another version. A server that is not there afterwards is "not available". */
+export async function installPeers(): Promise<void> {
+  const { dependencies } = JSON.parse(await readFile(new URL('package.json', import.meta.url), 'utf8'))
+  const found = await peerVersions()
+  const wanted = Object.entries<string>(dependencies).filter(([name, version]) => found[name] !== version)
+  if (wanted.length === 0) return
+  console.error(`Installing into bench/node_modules, once: ${wanted.map((peer) => peer.join('@')).join(' ')}`)
+  const flags = ['--prefix', folder, '--no-package-lock', '--ignore-scripts', '--no-audit', '--no-fund']
+  const { status, error } = spawnSync('npm', ['install', ...flags], {
+    stdio: ['ignore', process.stderr, process.stderr],
+  })
+  if (status !== 0) console.error(`npm install failed: ${error?.message ?? `exit code ${status}`}`)
+}
+
+export async function peerVersions(): Promise<Record<string, string>> {
+  const versions: Record<string, string> = {}
+  for (const name of ['@tus/server', '@tus/file-store', '@tus/s3-store', '@aws-sdk/client-s3']) {
+    const version = await versionOf(`node_modules/${name}`).catch(() => 'missing')
+    versions[name.startsWith('@tus') ? name : `${name} of @tus/s3-store`] = version
+  }
+  return versions
+}
