@@ -59,6 +59,8 @@ export interface UploadSession extends StoredRecord {
   /** Numbers (from 1) of the parts that the storage has confirmed. */
   readonly sentParts: readonly Span[]
   readonly multipartId: string | null
+  /** How often a multipart upload was about to be opened; after the second time, a crash may have left one behind. */
+  readonly openings?: number
   /** Expected checksum of the whole file, `<algorithm>:<base64>`. */
   readonly checksum: string | null
   /** The record that finds this upload by the client's `resumeKey`. */

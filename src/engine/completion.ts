@@ -31,7 +31,7 @@ const leaseTime = 30_000
 const renewEvery = 10_000
 const pollEvery = 100
 
-/** Removes everything of an upload that ended without being wanted. */
+/** Removes everything of an upload that has ended, but for its object. */
 type Discard = (session: UploadSession) => Promise<void>
 
 export class Completion {
@@ -218,8 +218,8 @@ export class Completion {
   async #cleanUp(session: UploadSession): Promise<void> {
     this.#sender.forget(session.id)
     // What cannot be removed now is an orphan for the sweeper; the result stands.
-    await this.#parts.staging.remove(session.id).catch((error) => {
-      this.#parts.emit('warning', { code: 'CLEANUP_FAILED', message: 'Staged files are removed later.', error })
+    await this.#discard(session).catch((error) => {
+      this.#parts.emit('warning', { code: 'CLEANUP_FAILED', message: 'What is left of an upload is removed later.', error })
     })
   }
 

@@ -125,6 +125,12 @@ export class PartSender {
 
   async #open(storage: MultipartStorage, session: UploadSession, signal: AbortSignal): Promise<UploadSession> {
     if (session.multipartId !== null) return session
+    // Counted first: if this process dies before it has recorded the id, nobody else will ever know it.
+    const counted = await this.#parts.sessions.update(session.id, (current) =>
+      current.multipartId === null ? { ...current, openings: (current.openings ?? 0) + 1 } : current,
+    )
+    if (!counted) throw new UploadNotFoundError()
+    if (counted.multipartId !== null) return counted
     const multipartId = await this.#call(signal, (limit) => storage.create(session.key, objectInfo(session, limit)))
     const opened = await this.#parts.sessions.update(session.id, (current) =>
       current.multipartId === null ? { ...current, multipartId } : current,

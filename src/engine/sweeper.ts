@@ -121,8 +121,13 @@ export class Sweeper {
     const opened = multipartId !== null || totalSize === null || totalSize > partSize
     // Stored, then refused by the application.
     if (session.object && session.state === 'aborted') await storage.remove?.(session.key)
-    if (session.object || session.state === 'completed' || !storage.multipart || !opened) return
-    await storage.multipart.abort({ fileKey: session.key, multipartId: null })
+    if (!storage.multipart) return
+    if (session.object || session.state === 'completed') {
+      if (session.openings !== undefined && session.openings > 1) await storage.multipart.abort(strays(session))
+      return
+    }
+    if (!opened) return
+    await storage.multipart.abort(strays(session))
     if (session.multipartId === null) return
     await storage.multipart.abort({ fileKey: session.key, multipartId: session.multipartId })
     await this.#parts.sessions
@@ -141,4 +146,9 @@ export class Sweeper {
     await this.#parts.staging.remove(uploadId)
     counts.orphans += 1
   }
+}
+
+/** Every multipart upload of its key that is still open. */
+function strays({ key }: UploadSession): { fileKey: string; multipartId: null } {
+  return { fileKey: key, multipartId: null }
 }

@@ -192,6 +192,7 @@ describe('an S3 that fails', () => {
         const object = await client.complete(id)
         expect(await stored(object.key)).toBe(sha256(file))
         expect(await objects()).toEqual([object.key])
+        expect(await openUploads()).toBe(0)
       })
     }
   }
