@@ -219,7 +219,11 @@ export class Completion {
     this.#sender.forget(session.id)
     // What cannot be removed now is an orphan for the sweeper; the result stands.
     await this.#discard(session).catch((error) => {
-      this.#parts.emit('warning', { code: 'CLEANUP_FAILED', message: 'What is left of an upload is removed later.', error })
+      this.#parts.emit('warning', {
+        code: 'CLEANUP_FAILED',
+        message: 'What is left of an upload is removed later.',
+        error,
+      })
     })
   }
 
