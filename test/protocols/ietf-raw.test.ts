@@ -221,7 +221,7 @@ describe('a body without a length', () => {
     await vi.waitFor(async () => {
       const { headers } = await server.head(url)
       expect([headers['upload-offset'], headers['upload-complete']]).toEqual(['31000', '?0'])
-    })
+    }, 5000)
   })
 
   it('that falls silent loses its connection; what came is kept [R7]', async () => {
