@@ -24,7 +24,7 @@ export function safeFileName(name: string): string {
   const clean = displayName(name)
     .replace(/[^\p{L}\p{N}._-]+/gu, '_')
     .replace(/^[.]+/, '_')
-    .replace(/[.]+$/, '_')
+    .replace(/(?<![.])[.]+$/, '_')
   const named = deviceName.test(clean) ? `_${clean}` : clean
   return shorten(named)
 }

@@ -46,8 +46,8 @@ export function checkResourceOptions({ location, publicUrl }: ResourceOptions): 
 
 /** The URL of an upload, for `Location`. `request` is the one that created it. */
 export function locationOf(request: UploadRequest, id: string, options: ResourceOptions): string {
-  if (options.publicUrl !== undefined) return `${options.publicUrl.replace(/\/+$/, '')}/${id}`
-  const folder = pathOf(request).replace(/\/+$/, '')
+  if (options.publicUrl !== undefined) return `${options.publicUrl.replace(/(?<!\/)\/+$/, '')}/${id}`
+  const folder = pathOf(request).replace(/(?<!\/)\/+$/, '')
   // Two slashes at the start would be taken for a host.
   const path = `${folder.replace(/^\/+/, '/')}/${id}`
   return options.location === 'absolute' ? `${originOf(request)}${path}` : path

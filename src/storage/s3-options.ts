@@ -175,7 +175,7 @@ function readEndpoint(value: string | undefined): string | null {
       `S3StorageAdapter: \`endpoint\` must look like 'https://s3.example.com' or 'localhost:9000', got ${show(value)}`,
     )
   }
-  return url.href.replace(/\/+$/, '')
+  return url.href.replace(/(?<!\/)\/+$/, '')
 }
 
 function isLocal(endpoint: string): boolean {
@@ -190,7 +190,7 @@ function regionOf(endpoint: string): string | undefined {
 }
 
 function readPrefix(value: unknown): string {
-  const prefix = text(value, 'prefix')?.replace(/^\/+|\/+$/g, '') ?? ''
+  const prefix = text(value, 'prefix')?.replace(/^\/+|(?<!\/)\/+$/g, '') ?? ''
   if (prefix.split('/').some((part) => part === '.' || part === '..')) {
     throw new TypeError(`S3StorageAdapter: \`prefix\` must not have '.' or '..' in its path, got ${show(value)}`)
   }
@@ -199,7 +199,7 @@ function readPrefix(value: unknown): string {
 
 function readPublicUrl(value: unknown): string | ((key: string) => string) | null {
   if (typeof value === 'function') return value as (key: string) => string
-  return text(value, 'publicUrl')?.replace(/\/+$/, '') ?? null
+  return text(value, 'publicUrl')?.replace(/(?<!\/)\/+$/, '') ?? null
 }
 
 function readInlineTypes(value: unknown): readonly string[] {
