@@ -71,6 +71,8 @@ export interface UploadSession extends StoredRecord {
   readonly handedOver: boolean
   /** Set once the storage has the whole object. */
   readonly object: StoredObject | null
+  /** The upload was given up when it had its object already, which stays: it is the application's. */
+  readonly forgotten?: true
   /** A piece of a later upload: it never becomes an object of its own. */
   readonly partial?: true
   /** Ids of the partial uploads that this one is the concatenation of, in order. */
