@@ -63,6 +63,8 @@ export interface UploadSession extends StoredRecord {
   readonly openings?: number
   /** Expected checksum of the whole file, `<algorithm>:<base64>`. */
   readonly checksum: string | null
+  /** The checksum that the whole file was found to have; once its bytes begin to leave, no chunk is replaced any more. */
+  readonly verified?: string | undefined
   /** The record that finds this upload by the client's `resumeKey`. */
   readonly resumeId: string | null
   /** Who is completing it, and until when nobody else may. */
