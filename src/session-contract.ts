@@ -63,6 +63,8 @@ export interface UploadSession extends StoredRecord {
   readonly openings?: number
   /** Expected checksum of the whole file, `<algorithm>:<base64>`. */
   readonly checksum: string | null
+  /** The checksum that the whole file was found to have; once its bytes begin to leave, no chunk is replaced any more. */
+  readonly verified?: string | undefined
   /** The record that finds this upload by the client's `resumeKey`. */
   readonly resumeId: string | null
   /** Who is completing it, and until when nobody else may. */
@@ -71,6 +73,8 @@ export interface UploadSession extends StoredRecord {
   readonly handedOver: boolean
   /** Set once the storage has the whole object. */
   readonly object: StoredObject | null
+  /** The upload was given up when it had its object already, which stays: it is the application's. */
+  readonly forgotten?: true
   /** A piece of a later upload: it never becomes an object of its own. */
   readonly partial?: true
   /** Ids of the partial uploads that this one is the concatenation of, in order. */

@@ -30,7 +30,17 @@ export class Aborter {
       const expiresAt = now + this.#parts.options.completedTtl
       // Without its object the record no longer tells the sweeper to remove it.
       const object = completed === 'remove' ? current.object : null
-      return { ...current, object, state: 'aborted', open: false, completing: null, updatedAt: now, expiresAt }
+      const forgotten = current.object !== null && object === null
+      return {
+        ...current,
+        object,
+        ...(forgotten && { forgotten }),
+        state: 'aborted',
+        open: false,
+        completing: null,
+        updatedAt: now,
+        expiresAt,
+      }
     })
     if (!aborted) throw new UploadNotFoundError()
     if (aborted.state === 'completed') throw new UploadClosedError('The upload is complete; the file is stored.')

@@ -253,7 +253,7 @@ export function receiveBody(source: Readable, sink: Sink, options: BodyOptions):
     options.signal.addEventListener('abort', onAbort, { once: true })
     if (options.signal.aborted) onAbort()
     else if (source.readableEnded || source.destroyed) breakOff(new BodyIncompleteError())
-    else source.on('data', onData)
+    else source.on('data', onData).resume()
   })
 }
 

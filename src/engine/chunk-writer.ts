@@ -180,7 +180,8 @@ export class ChunkWriter {
       replaced = findChunk(current.chunks, index)
       if (replaced && isFixed(current, replaced)) throw conflict()
       if (replaced && place.loose === 1) throw generationTaken
-      return addChunk(touch(current, this.#parts), { index, size: body.size, ...place }, limits)
+      const changed = { ...touch(current, this.#parts), verified: undefined }
+      return addChunk(changed, { index, size: body.size, ...place }, limits)
     }
     const stored = await this.#parts.sessions.update(session.id, change).catch(async (error) => {
       // Refused for certain: the chunk that was there is still the one.
@@ -312,8 +313,9 @@ function conflict(): UploadClosedError {
   })
 }
 
-/** Whether bytes of the chunk have left for the storage. */
+/** Whether bytes of the chunk have left for the storage, or bytes of a file whose checksum was verified with it. */
 function isFixed(session: UploadSession, chunk: Chunk): boolean {
+  if (session.verified !== undefined && session.sentParts.length > 0) return true
   const start = chunk.offset ?? trueOffset(session, chunk.index)
   return start !== null && isSent(session, { start, end: start + chunk.size })
 }

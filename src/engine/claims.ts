@@ -217,6 +217,8 @@ async function makeLink(folder: string, token: string, path: string): Promise<bo
     const holder = await markAt(path)
     if (holder === null) continue
     if (isAlive(holder) || !(await winsSteal(folder, holder.token, token))) return false
+    // Since we looked, somebody else may have taken that place, ended, and left it to a third, who is alive.
+    if ((await markAt(path))?.token !== holder.token) continue
     const fresh = join(folder, `fresh-${randomBytes(8).toString('hex')}`)
     await writeMark(token, fresh)
     await rename(fresh, path)

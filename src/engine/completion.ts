@@ -168,7 +168,7 @@ export class Completion {
     } catch (error) {
       const current = await this.#parts.sessions.get(won.id)
       const hasEnded = current?.state === 'aborted' || current?.state === 'expired'
-      if (hasEnded && !current.object) await this.#parts.options.storage.remove?.(won.key)
+      if (hasEnded && !current.object && !current.forgotten) await this.#parts.options.storage.remove?.(won.key)
       throw error
     }
   }

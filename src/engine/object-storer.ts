@@ -79,14 +79,19 @@ export class ObjectStorer {
       if (found !== null && found > size) await staging.truncate(path, size)
       // Only a storage that may have adopted the file before a crash can answer for a file that is gone.
       if ((found ?? -1) < size && !(found === null && session.handedOver)) throw lostBytes()
-      if (found !== null) {
-        await this.#verify(checksum, [{ path, start: 0, size }])
+      if (found === null) requireVerified(session, checksum)
+      else {
+        await this.#verify(session, checksum, [{ path, start: 0, size }])
         await staging.syncFile(path)
       }
       const limit = AbortSignal.any([signal, AbortSignal.timeout(options.storageTimeout)])
       const info = objectInfo(session, limit)
       const handsOver = storage.adoptFile !== undefined
-      await this.#stillOurs(session, (current) => ({ ...current, handedOver: handsOver || current.handedOver }))
+      await this.#stillOurs(session, (current) => ({
+        ...current,
+        handedOver: handsOver || current.handedOver,
+        ...(found !== null && checksum !== null && { verified: checksum }),
+      }))
       if (storage.adoptFile) return await withDeadline(storage.adoptFile(session.key, path, info), limit)
       const stream = createReadStream(path, { highWaterMark: 256 * 1024 })
       return await this.#upload(session, stream, info, limit)
@@ -101,7 +106,7 @@ export class ObjectStorer {
     const pieces = await composedPieces(this.#parts, session, { start: 0, end: session.totalSize ?? 0 })
     await staging.createFolder(session.id)
     if (!usesParts(options.storage.multipart, session)) return this.#storePieces(session, pieces, checksum, signal)
-    await this.#verify(checksum, pieces)
+    await this.#verify(session, checksum, pieces)
     return this.#storeParts(session, null, signal)
   }
 
@@ -112,7 +117,7 @@ export class ObjectStorer {
     signal: AbortSignal,
   ): Promise<string> {
     const { staging, options } = this.#parts
-    await this.#verify(checksum, pieces)
+    await this.#verify(session, checksum, pieces)
     const limit = AbortSignal.any([signal, AbortSignal.timeout(options.storageTimeout)])
     await this.#stillOurs(session, (current) => current)
     return this.#upload(session, staging.joinedBody(pieces).open(), objectInfo(session, limit), limit)
@@ -137,17 +142,14 @@ export class ObjectStorer {
   async #verifyParts(session: UploadSession, checksum: string): Promise<void> {
     await this.#sender.idle(session.id)
     const current = await this.#parts.sessions.get(session.id)
-    if (current && current.sentParts.length > 0) {
-      // Sent by an earlier try of this completion, which had verified them; or before anybody gave a checksum.
-      if (session.checksum !== null) return
-      const message = 'The checksum of the whole file must be given when the upload is created.'
-      throw new InvalidRequestError(message, { code: 'CHECKSUM_TOO_LATE' })
-    }
+    // Sent by an earlier try of this completion, which had verified them; or before anybody gave a checksum.
+    if (current && current.sentParts.length > 0) return requireVerified(current, checksum)
     const files = Array.from({ length: partCount(session) }, (_, i) => {
       const range = partRange(session, i + 1)
       return { path: this.#parts.staging.partPath(session.id, i + 1), start: 0, size: range.end - range.start }
     })
-    await this.#verify(checksum, files)
+    await this.#verify(session, checksum, files)
+    await this.#stillOurs(session, (latest) => ({ ...latest, verified: checksum }))
   }
 
   /** Right before something is published: a completer that was asleep must not act on a lease that has gone. */
@@ -229,12 +231,23 @@ export class ObjectStorer {
     return new UploadExpiredError({ cause })
   }
 
-  async #verify(expected: string | null, files: readonly FilePiece[]): Promise<void> {
-    if (expected === null) return
-    const checksum = new RunningChecksum(parseChecksum(expected))
-    await this.#parts.staging.digest(files, (data) => checksum.update(data))
-    checksum.verify({ wholeFile: true })
+  /** The checksum that was given with the upload counts also when the completion comes with another one. */
+  async #verify(session: UploadSession, checksum: string | null, files: readonly FilePiece[]): Promise<void> {
+    const expected = [...new Set([session.checksum, checksum])].filter((given) => given !== null)
+    if (expected.length === 0) return
+    const checksums = expected.map((given) => new RunningChecksum(parseChecksum(given)))
+    await this.#parts.staging.digest(files, (data) => {
+      for (const running of checksums) running.update(data)
+    })
+    for (const running of checksums) running.verify({ wholeFile: true })
   }
+}
+
+/** @throws InvalidRequestError when nobody has looked for this checksum while the bytes were here */
+function requireVerified(session: UploadSession, checksum: string | null): void {
+  if (checksum === null || checksum === session.checksum || checksum === session.verified) return
+  const message = 'The checksum of the whole file must be given when the upload is created.'
+  throw new InvalidRequestError(message, { code: 'CHECKSUM_TOO_LATE' })
 }
 
 function isSameLease(a: UploadSession, b: UploadSession): boolean {

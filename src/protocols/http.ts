@@ -37,8 +37,12 @@ const drainAllowance = 64 * 1024
 const drainTimeout = 5_000
 const lingerTimeout = 2_000
 
-/** Aborted when the client has gone before the answer was complete. Call it before the first `await`. */
+/**
+ * Aborted when the client has gone before the answer was complete. Call it before the first `await`: from then on no
+ * byte of the body goes by to somebody who was listening before, until it is read here.
+ */
 export function signalOf(request: IncomingMessage, response: ServerResponse): AbortSignal {
+  if (request.readableFlowing) request.pause()
   const controller = new AbortController()
   const gone = () => {
     if (!response.writableFinished) controller.abort(new BodyIncompleteError())
@@ -155,7 +159,8 @@ export function contentLength(request: IncomingMessage): number | undefined {
 
 /** @throws NexusUploaderError (500) when a body parser of the app was here first and took the bytes */
 export function refuseConsumed(request: UploadRequest): void {
-  if (request.readableEnded || (request as { _body?: unknown })._body) throw alreadyRead()
+  const isTouched = request.readableEnded || request.readableDidRead
+  if (isTouched || (request as { _body?: unknown })._body) throw alreadyRead()
 }
 
 export function alreadyRead(): NexusUploaderError {
@@ -186,7 +191,7 @@ function readAll(request: IncomingMessage, signal: AbortSignal): Promise<Buffer>
     const timer = setTimeout(() => fail(new BodyTimeoutError(jsonTimeout)), jsonTimeout).unref()
     signal.addEventListener('abort', onAbort, { once: true })
     if (signal.aborted) onAbort()
-    else request.on('end', onEnd).on('data', onData)
+    else request.on('end', onEnd).on('data', onData).resume()
   })
 }
 

@@ -30,6 +30,14 @@ class Failing extends MemoryStorageAdapter {
   }
 }
 
+function signal() {
+  let give = () => {}
+  const given = new Promise<void>((resolve) => {
+    give = resolve
+  })
+  return { given, give }
+}
+
 async function uploaded(client: ReturnType<typeof engineClient>, file: Buffer, chunkSize = 50_000) {
   const id = await client.create(file.length, { chunkSize })
   await send('in order', cut(file, chunkSize), (index, data) => client.write(id, index, data))
@@ -169,6 +177,33 @@ describe('complete', () => {
     const completing = { by: token, until: Date.now() + 30_000 }
     await sessions.replace({ ...record, version: record.version + 1, state: 'completing', completing }, record.version)
     expect((await client.complete(id)).size).toBe(200_000)
+  })
+
+  it('that was asleep leaves the object alone that another has made, also when the upload is forgotten', async () => {
+    const [sessions, tempDir, storage] = [
+      new MemorySessionStore(),
+      tempFolder(),
+      new MemoryStorageAdapter({ multipart: parts }),
+    ]
+    const { client: sleepy } = testEngine({ sessions, tempDir, storage })
+    const { client, engine } = testEngine({ sessions, tempDir, storage, clock: () => Date.now() + 31_000 })
+    const id = await uploaded(sleepy, bytes(150_000))
+    const multipart = multipartOf(storage)
+    const complete = multipart.complete.bind(multipart)
+    const [asleep, awake] = [signal(), signal()]
+    multipart.complete = async (...args) => {
+      multipart.complete = complete
+      asleep.give()
+      await awake.given
+      return complete(...args)
+    }
+    const late = expect(sleepy.complete(id)).rejects.toMatchObject({ status: 423 })
+    await asleep.given
+    const { key } = await client.complete(id)
+    await engine.abort({ uploadId: id, protocol: 'native', completed: 'forget' })
+    awake.give()
+    await late
+    expect(storage.keys()).toEqual([key])
   })
 
   it('with a checksum that the stored file was not checked for, or does not have, is no success', async () => {

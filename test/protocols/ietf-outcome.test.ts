@@ -1,6 +1,7 @@
 /** IETF resumable uploads: how an upload ends, well or not, and that the end can be asked for again. */
 import { createHash } from 'node:crypto'
-import { describe, expect, it } from 'vitest'
+import { setTimeout as wait } from 'node:timers/promises'
+import { describe, expect, it, vi } from 'vitest'
 import { ProcessingError } from '../../src/errors.ts'
 import type { StorageAdapter } from '../../src/types.ts'
 import { flakyStorage, type IetfAnswer, ietfServer, isComplete, problemIn } from '../support/ietf-client.ts'
@@ -173,6 +174,22 @@ describe('an application that refuses the file', () => {
     const answer = await server.begin('abcdef', true)
     expect([answer.status, problemIn(answer).code, answer.interim]).toEqual([403, 'CLOSED_TODAY', []])
     expect(answer.headers['upload-complete']).toBe('?0')
+  })
+
+  it('that cannot be told ends the connection, not the process', async () => {
+    const unhandled = vi.fn()
+    process.on('unhandledRejection', unhandled)
+    const onCreate = () => {
+      throw new ProcessingError('Too many.', { details: { count: 1n } })
+    }
+    const server = await ietfServer({ hooks: { onCreate } })
+    const outcome = server.begin('abcdef', true).then(
+      () => 'an answer',
+      () => 'no connection',
+    )
+    expect(await Promise.race([outcome, wait(2_000, 'silence')])).toBe('no connection')
+    process.off('unhandledRejection', unhandled)
+    expect(unhandled).not.toHaveBeenCalled()
   })
 })
 

@@ -71,7 +71,8 @@ export function ietfHandler(engine: UploadEngine, options: IetfOptions = {}): Ie
         await refuse(exchange, error)
       }
     }
-    void run()
+    // What is thrown while refusing: the client finds out from the connection that it has to ask for the offset.
+    run().catch(() => response.destroy())
   }
 }
 

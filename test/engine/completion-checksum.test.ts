@@ -1,0 +1,99 @@
+/** The checksum of a whole file is not believed but verified, also by a completion that goes on with what an earlier one left. */
+import { createHash } from 'node:crypto'
+import { describe, expect, it } from 'vitest'
+import { LocalStorageAdapter } from '../../src/storage/local-storage.ts'
+import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
+import { type engineClient, testEngine } from '../support/engine.ts'
+import { bytes, cut, sha256 } from '../support/random.ts'
+import { tempFolder } from '../support/temp-folder.ts'
+
+const file = bytes(150_000)
+const chunks = cut(file, 50_000)
+const of = (data: Buffer) => `sha256:${Buffer.from(sha256(data), 'hex').toString('base64')}`
+const wrong = of(bytes(1))
+
+/** An upload of three parts with this checksum; its first completion failed when `sent` of them were in the storage. */
+async function halfStored(checksum?: string, asked?: string, sent = 2) {
+  const storage = new MemoryStorageAdapter({
+    multipart: { minPartSize: 50_000, maxPartSize: 1_000_000, maxParts: 100, partSize: 50_000 },
+  })
+  const multipart = storage.multipart as NonNullable<typeof storage.multipart>
+  const { client } = testEngine({ storage })
+  const id = await client.create(file.length, { chunkSize: 50_000, ...(checksum !== undefined && { checksum }) })
+  for (const [index, chunk] of chunks.entries()) await client.write(id, index, chunk)
+  const { uploadPart } = multipart
+  multipart.uploadPart = async (...part) => {
+    if (part[1] > sent) throw new Error('outage')
+    return uploadPart.apply(multipart, part)
+  }
+  await expect(client.complete(id, asked)).rejects.toMatchObject({ status: 502 })
+  multipart.uploadPart = uploadPart
+  return { client, id, storage }
+}
+
+async function whole(client: ReturnType<typeof engineClient>, checksum?: string) {
+  const id = await client.create(file.length, checksum === undefined ? {} : { checksum })
+  await client.write(id, 0, file)
+  return id
+}
+
+describe('once parts have left for the storage', () => {
+  it('another checksum than the verified one is refused', async () => {
+    const { client, id } = await halfStored(of(file))
+    await expect(client.complete(id, wrong)).rejects.toMatchObject({ code: 'CHECKSUM_TOO_LATE' })
+    expect(await client.complete(id)).toMatchObject({ checksum: of(file) })
+  })
+
+  it('the checksum that was verified is not asked for again', async () => {
+    const { client, id } = await halfStored(of(file), `md5:${md5(file)}`)
+    expect(await client.complete(id, `md5:${md5(file)}`)).toMatchObject({ checksum: `md5:${md5(file)}` })
+  })
+
+  it('the checksum of the creation is still good when the completion had come with another', async () => {
+    const { client, id } = await halfStored(of(file), `md5:${md5(file)}`)
+    expect(await client.complete(id)).toMatchObject({ checksum: of(file) })
+  })
+
+  it('no chunk is replaced any more, also of parts that are still here', async () => {
+    const { client, id, storage } = await halfStored(of(file))
+    await expect(client.write(id, 2, bytes(50_000, 9))).rejects.toMatchObject({ code: 'CHUNK_CONFLICT' })
+    expect(await client.write(id, 2, chunks[2] as Buffer)).toMatchObject({ duplicate: true })
+    const { key } = await client.complete(id)
+    expect(sha256(storage.read(key) ?? '')).toBe(sha256(file))
+  })
+})
+
+it('a chunk that was replaced after the checksum had been verified is verified again', async () => {
+  const { client, id } = await halfStored(of(file), undefined, 0)
+  await client.write(id, 2, bytes(50_000, 9))
+  await expect(client.complete(id)).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH' })
+  await client.write(id, 2, chunks[2] as Buffer)
+  expect(await client.complete(id)).toMatchObject({ checksum: of(file) })
+})
+
+it('a file that was given away by a completion which then failed has no other checksum than the verified one', async () => {
+  class Failing extends LocalStorageAdapter {
+    failures = 1
+    override async adoptFile(...file: Parameters<LocalStorageAdapter['adoptFile']>) {
+      const url = await super.adoptFile(...file)
+      if (this.failures-- > 0) throw new Error('the answer was lost')
+      return url
+    }
+  }
+  const { client } = testEngine({ storage: new Failing({ directory: tempFolder() }) })
+  const id = await whole(client)
+  await expect(client.complete(id, of(file))).rejects.toMatchObject({ status: 502 })
+  await expect(client.complete(id, wrong)).rejects.toMatchObject({ code: 'CHECKSUM_TOO_LATE' })
+  expect(await client.complete(id, of(file))).toMatchObject({ checksum: of(file) })
+})
+
+it('a checksum at the completion does not replace the one at the creation', async () => {
+  const { client, storage } = testEngine()
+  const id = await whole(client, wrong)
+  await expect(client.complete(id, of(file))).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH' })
+  expect((storage as MemoryStorageAdapter).keys()).toEqual([])
+})
+
+function md5(data: Buffer): string {
+  return createHash('md5').update(data).digest('base64')
+}
