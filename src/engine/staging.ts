@@ -21,6 +21,7 @@ import {
   ownFolder,
   randomGeneration,
   readPieces,
+  removeOthers,
   splitAt,
   syncFolder,
   writeAll,
@@ -28,6 +29,7 @@ import {
 
 const noFollow = flags.O_NOFOLLOW ?? 0
 const copyBufferSize = 1024 * 1024
+const sums = 'sums'
 
 /** A file that takes bytes at positions. */
 export interface PositionalFile {
@@ -269,7 +271,7 @@ export class Staging {
   }
 
   async writeSum(uploadId: string, index: number, size: number, crc: number): Promise<void> {
-    const handle = await open(join(this.folderOf(uploadId), 'sums'), flags.O_RDWR | flags.O_CREAT | noFollow, 0o600)
+    const handle = await open(join(this.folderOf(uploadId), sums), flags.O_RDWR | flags.O_CREAT | noFollow, 0o600)
     try {
       const record = Buffer.alloc(8)
       record.writeUInt32LE(crc, 0)
@@ -283,7 +285,7 @@ export class Staging {
 
   /** CRC-32 of a chunk that was written earlier; `null` when none is known. */
   async readSum(uploadId: string, index: number, size: number): Promise<number | null> {
-    const path = join(this.folderOf(uploadId), 'sums')
+    const path = join(this.folderOf(uploadId), sums)
     if ((await this.sizeOf(path)) === null) return null
     const handle = await open(path, flags.O_RDONLY | noFollow)
     try {
@@ -293,6 +295,11 @@ export class Staging {
     } finally {
       await handle.close()
     }
+  }
+
+  /** Removes everything of an upload but the sums of its chunks; `false` when nothing else was there. */
+  keepSums(uploadId: string): Promise<boolean> {
+    return removeOthers(this.folderOf(uploadId), sums)
   }
 
   /** Removes everything of an upload. */
