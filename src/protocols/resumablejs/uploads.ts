@@ -2,6 +2,7 @@
 import { findChunk } from '../../engine/chunk-map.ts'
 import { isNexusUploaderError, UploadClosedError } from '../../errors.ts'
 import type { UploadSession } from '../../types.ts'
+import { closeAfterAnswer, drain } from '../http.ts'
 import { isAllThere, sendMissing, sendProgress } from './answers.ts'
 import { type Arrival, receive } from './body.ts'
 import { callerOf, type Exchange, keyOf } from './exchange.ts'
@@ -24,11 +25,22 @@ interface Stored {
 }
 
 export async function upload(exchange: Exchange): Promise<void> {
-  const { session, plan } = await receive(exchange, (arrival) => store(exchange, arrival))
-  if (!isAllThere(session, plan)) return sendProgress(exchange.response, session, plan)
-  const ref = { ...callerOf(exchange), uploadId: session.id }
-  const { url } = await exchange.engine.complete(ref)
-  sendProgress(exchange.response, session, plan, url)
+  const { request, response, engine } = exchange
+  try {
+    const stored = await receive(exchange, (arrival) => store(exchange, arrival))
+    await finish(exchange, stored)
+  } catch (error) {
+    if (!(error instanceof Overtaken)) throw error
+    if (!(await drain(request, 2 * engine.limits.maxChunkSize))) closeAfterAnswer(request, response)
+    await finish(exchange, error.stored)
+  }
+}
+
+async function finish(exchange: Exchange, { session, plan }: Stored): Promise<void> {
+  const { engine, response } = exchange
+  if (!isAllThere(session, plan)) return sendProgress(response, session, plan)
+  const { url } = await engine.complete({ ...callerOf(exchange), uploadId: session.id })
+  sendProgress(response, session, plan, url)
 }
 
 async function store(exchange: Exchange, arrival: Arrival): Promise<Stored> {
@@ -62,11 +74,20 @@ async function write(exchange: Exchange, arrival: Arrival, session: UploadSessio
     return { session: written.session, plan }
   } catch (error) {
     const code = isNexusUploaderError(error) ? error.code : null
-    // The same chunk was on its way twice, and the other one finished the file.
-    if (code === 'UPLOAD_CLOSED') return { session: await engine.get(ref), plan }
+    if (code === 'UPLOAD_CLOSED') throw new Overtaken({ session: await engine.get(ref), plan })
     if (code !== 'CHUNK_CONFLICT') throw error
     await engine.abort(ref)
     throw changed()
+  }
+}
+
+/** The same chunk was on its way twice, and the other one has finished the file. The rest of this one is of no use. */
+class Overtaken extends Error {
+  readonly stored: Stored
+
+  constructor(stored: Stored) {
+    super('overtaken')
+    this.stored = stored
   }
 }
 
