@@ -11,7 +11,7 @@ export interface SeenRequest {
 
 export const seen: SeenRequest[] = []
 
-type Listener = (event: { lengthComputable: boolean; loaded: number; total: number }) => void
+type Listener = (this: unknown, event: { lengthComputable: boolean; loaded: number; total: number }) => void
 
 class Listeners {
   readonly #of = new Map<string, Listener[]>()
@@ -21,7 +21,9 @@ class Listeners {
   }
 
   protected dispatch(name: string): void {
-    for (const listener of this.#of.get(name) ?? []) listener({ lengthComputable: false, loaded: 0, total: 0 })
+    for (const listener of this.#of.get(name) ?? []) {
+      listener.call(this, { lengthComputable: false, loaded: 0, total: 0 })
+    }
   }
 }
 
@@ -65,8 +67,9 @@ class BrowserRequest extends Listeners {
       this.dispatch(status === 0 ? 'error' : 'load')
     }
     fetch(this.#url, { method: this.#method, headers: this.#headers, body: body ?? null, signal })
-      .then(async (response) => settle(response.status, await response.text()))
-      .catch(() => settle(0, ''))
+      .then(async (response) => ({ status: response.status, text: await response.text() }))
+      .catch(() => ({ status: 0, text: '' }))
+      .then(({ status, text }) => settle(status, text))
   }
 }
 
