@@ -113,7 +113,7 @@ it.each([
   expect(sha256(await storedAt(server, done))).toBe(sha256(file.data))
   const paths = [...(await filesBelow(server.tempDir)), ...(await filesBelow(server.directory))]
   expect(paths.filter((path) => path.includes('..') || path.includes('passwd/'))).toEqual([])
-  expect(({} as Record<string, unknown>)['polluted']).toBeUndefined()
+  expect(Object.keys(Object.prototype)).toEqual([])
 })
 
 it('is not polluted by the names of fields', async () => {

@@ -66,7 +66,7 @@ class BrowserRequest extends Listeners {
       this.responseText = text
       this.dispatch(status === 0 ? 'error' : 'load')
     }
-    fetch(this.#url, { method: this.#method, headers: this.#headers, body: body ?? null, signal })
+    void fetch(this.#url, { method: this.#method, headers: this.#headers, body: body ?? null, signal })
       .then(async (response) => ({ status: response.status, text: await response.text() }))
       .catch(() => ({ status: 0, text: '' }))
       .then(({ status, text }) => settle(status, text))
