@@ -45,6 +45,8 @@ export interface UploadSession extends StoredRecord {
   /** The object's key in the storage, fixed at creation. */
   readonly key: string
   readonly fileName: string
+  /** What the client called the file, when `onCreate` has renamed it. */
+  readonly clientName?: string
   readonly mimeType: string
   readonly metadata: Readonly<Record<string, string>>
   /** Bytes; `null` while the client has not said. */
@@ -75,6 +77,8 @@ export interface UploadSession extends StoredRecord {
   readonly object: StoredObject | null
   /** The upload was given up when it had its object already, which stays: it is the application's. */
   readonly forgotten?: true
+  /** Size and CRC-32 of its chunks are kept for as long as this record is. */
+  readonly recognizable?: true
   /** A piece of a later upload: it never becomes an object of its own. */
   readonly partial?: true
   /** Ids of the partial uploads that this one is the concatenation of, in order. */

@@ -118,6 +118,8 @@ export interface CreateUpload {
   readonly metadata?: Readonly<Record<string, string>> | undefined
   /** Makes a partial upload: no media-type check and no `onCreate`; those are for the upload it becomes a piece of. */
   readonly partial?: boolean | undefined
+  /** Keeps what `matchesChunk` needs for as long as the upload is remembered, also when it is complete. */
+  readonly recognizable?: boolean | undefined
   /** Kept as it is, for the protocol. */
   readonly wire?: Readonly<Record<string, string>> | undefined
   readonly protocol: string
@@ -158,7 +160,7 @@ export interface WriteChunk extends UploadRef {
   /** From 0. */
   readonly index: number
   readonly body: Readable
-  /** Exact size when the wire tells it, bytes. */
+  /** Exact size when the wire tells it, bytes; a body of another size is refused. */
   readonly size?: number | undefined
   /** `<algorithm>:<base64>`; a mismatch discards the chunk. */
   readonly checksum?: string | undefined
@@ -263,6 +265,12 @@ export interface UploadEngine {
   release(request: FindUpload, uploadId: string): Promise<void>
   /** Stores one chunk whole or not at all: any order, in parallel, idempotent. */
   writeChunk(request: WriteChunk): Promise<ChunkWritten>
+  /**
+   * Whether the body is what an upload that was created `recognizable` holds under this index, by size and CRC-32. For
+   * repeats that come when the upload takes no more data. Stores nothing; `false` also when the chunk is not known. Of a
+   * body that is too long the rest is left unread.
+   */
+  matchesChunk(request: WriteChunk): Promise<boolean>
   /** Opens an upload that is made of partial ones; the same request again finds the same upload. */
   compose(request: ComposeUpload): Promise<{ session: UploadSession; resumed: boolean }>
   /**

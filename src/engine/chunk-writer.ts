@@ -1,6 +1,6 @@
 /** Stores one chunk: whole or not at all, in any order, in parallel, the same one any number of times. */
 import { setTimeout as wait } from 'node:timers/promises'
-import { fromFileSystemError, UploadClosedError, UploadNotFoundError } from '../errors.ts'
+import { fromFileSystemError, InvalidRequestError, UploadClosedError, UploadNotFoundError } from '../errors.ts'
 import type { ChunkWritten, UploadSession, WriteChunk } from '../types.ts'
 import { requireOpen } from './authorization.ts'
 import { parseChecksum, type ReceivedBody, receiveBody, type Sink } from './body.ts'
@@ -8,7 +8,7 @@ import { type ByteRange, type Chunk, findChunk, trueOffset } from './chunk-map.t
 import { addChunk, type ChunkPlan, checkSize, planChunk } from './chunk-plan.ts'
 import type { Claim } from './claims.ts'
 import type { EngineParts } from './engine-options.ts'
-import { holdsBytes, isSent, usesParts } from './part-plan.ts'
+import { holdsBytes, isSent, keepsSums } from './part-plan.ts'
 import type { Change } from './session-updates.ts'
 import type { PositionalFile } from './staging.ts'
 
@@ -113,6 +113,8 @@ export class ChunkWriter {
       const current = await this.#active(writing.session.id)
       const existing = findChunk(current.chunks, writing.request.index)
       if (existing && (await this.#isSame(current, existing, body, file.path))) {
+        // Its sum may have been lost with the process that stored it.
+        if (current.recognizable) await this.#parts.staging.writeSum(current.id, existing.index, body.size, body.crc)
         return { session: current, size: body.size, duplicate: true }
       }
       const written = await this.#commitLoose(writing, file.path, body)
@@ -132,17 +134,19 @@ export class ChunkWriter {
     throw conflict()
   }
 
-  #receive(writing: Writing, sink: Sink, crc = false): Promise<ReceivedBody> {
+  async #receive(writing: Writing, sink: Sink, crc = false): Promise<ReceivedBody> {
     const { request, plan, signal, session } = writing
     const { limits, storage } = this.#parts.options
-    return receiveBody(request.body, sink, {
+    const body = await receiveBody(request.body, sink, {
       maxSize: plan.maxSize,
       tooLarge: plan.tooLarge,
       idleTimeout: limits.bodyIdleTimeout,
       signal,
       checksum: request.checksum === undefined ? undefined : parseChecksum(request.checksum),
-      crc: crc || usesParts(storage.multipart, session),
+      crc: crc || keepsSums(storage.multipart, session),
     })
+    if (request.size !== undefined && request.size !== body.size) throw otherSize(request.size, body.size)
+    return body
   }
 
   async #commitLoose(writing: Writing, path: string, body: ReceivedBody): Promise<ChunkWritten> {
@@ -172,7 +176,7 @@ export class ChunkWriter {
     const { limits, storage } = this.#parts.options
     checkSize(session, index, body.size, limits)
     writing.signal.throwIfAborted()
-    const summed = usesParts(storage.multipart, session)
+    const summed = keepsSums(storage.multipart, session)
     const sumBefore = summed ? await this.#blankSum(writing) : null
     let replaced: Chunk | null = null
     const change: Change = (current) => {
@@ -305,6 +309,13 @@ class Spill {
     await this.#temporary?.close()
     if (this.path) await this.#parts.staging.discard(this.path)
   }
+}
+
+function otherSize(expected: number, received: number): InvalidRequestError {
+  return new InvalidRequestError(`The chunk has ${received} bytes instead of ${expected}.`, {
+    code: 'CHUNK_SIZE_MISMATCH',
+    details: { expected, received },
+  })
 }
 
 function conflict(): UploadClosedError {

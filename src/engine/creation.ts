@@ -39,7 +39,7 @@ export class Creation {
     }
     await this.#checkRoom(owner)
     const draft = await this.#draft(request, owner, checked)
-    const session = this.#newSession(request, draft, resumeId)
+    const session = this.#newSession(request, draft, checked.fileName, resumeId)
     if (!(await this.#parts.options.sessions.create(session))) throw new StorageUnavailableError()
     if (resumeId) {
       const winner = await this.#keys.link(resumeId, session, request.context)
@@ -65,7 +65,12 @@ export class Creation {
     }
   }
 
-  #newSession(request: CreateUpload | ComposedCreate, draft: UploadDraft, resumeId: string | null): UploadSession {
+  #newSession(
+    request: CreateUpload | ComposedCreate,
+    draft: UploadDraft,
+    clientName: string,
+    resumeId: string | null,
+  ): UploadSession {
     const now = this.#parts.clock()
     const chunkSize = request.chunkSize ?? null
     const { totalSize } = request
@@ -83,6 +88,7 @@ export class Creation {
       state: 'active',
       key: draft.key,
       fileName: draft.fileName,
+      ...(clientName !== draft.fileName && { clientName }),
       mimeType: draft.mimeType,
       metadata: { ...draft.metadata },
       totalSize,
@@ -97,6 +103,7 @@ export class Creation {
       completing: null,
       handedOver: false,
       object: null,
+      ...(request.recognizable && { recognizable: true }),
       ...(request.partial && { partial: true }),
       ...('sources' in request && { sources: [...request.sources] }),
       ...(request.wire && { wire: { ...request.wire } }),

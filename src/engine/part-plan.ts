@@ -34,6 +34,11 @@ export function usesParts(storage: MultipartStorage | undefined, session: Upload
   return storage !== undefined && (session.totalSize ?? receivedBytes(session.chunks)) > session.partSize
 }
 
+/** Whether size and CRC-32 of each chunk are kept: it may come again when its bytes have left, or the upload has ended. */
+export function keepsSums(storage: MultipartStorage | undefined, session: UploadSession): boolean {
+  return session.recognizable === true || usesParts(storage, session)
+}
+
 /** How many parts there are; of an upload whose size is not known, how many are whole. */
 export function partCount(session: UploadSession): number {
   const { totalSize, partSize } = session

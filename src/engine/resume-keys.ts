@@ -55,7 +55,7 @@ export class ResumeKeys {
       session.sources !== undefined ||
       (session.totalSize === request.totalSize &&
         session.chunkSize === (request.chunkSize ?? null) &&
-        session.fileName === fileName &&
+        nameOf(session) === fileName &&
         session.checksum === (request.checksum ?? null))
     return same && (await allows(this.#parts, 'read', session, request.context)) ? session : null
   }
@@ -113,6 +113,11 @@ function isFindable({ sources, state }: UploadSession): boolean {
 function isSameFile(a: UploadSession, b: UploadSession): boolean {
   if (a.sources) return b.sources?.join() === a.sources.join()
   return (
-    a.totalSize === b.totalSize && a.chunkSize === b.chunkSize && a.fileName === b.fileName && a.checksum === b.checksum
+    a.totalSize === b.totalSize && a.chunkSize === b.chunkSize && nameOf(a) === nameOf(b) && a.checksum === b.checksum
   )
+}
+
+/** The client's name: the one that `onCreate` gives may be another each time. */
+function nameOf({ clientName, fileName }: UploadSession): string {
+  return clientName ?? fileName
 }

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { createReadStream, constants as flags } from 'node:fs'
 import { type FileHandle, lstat, open, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import fs from 'fs-extra'
 import { StorageUnavailableError } from '../errors.ts'
 
 export async function bytesIn(folder: string): Promise<number> {
@@ -12,6 +13,14 @@ export async function bytesIn(folder: string): Promise<number> {
     if (info?.isFile()) bytes += info.blocks * 512
   }
   return bytes
+}
+
+/** Removes what a folder has besides the file `name`; `false` when there was nothing. */
+export async function removeOthers(folder: string, name: string): Promise<boolean> {
+  const found = (await fs.pathExists(folder)) ? await readdir(folder) : []
+  const others = found.filter((other) => other !== name)
+  for (const other of others) await fs.remove(join(folder, other))
+  return others.length > 0
 }
 
 export function randomGeneration(): number {

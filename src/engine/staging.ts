@@ -15,12 +15,14 @@ import { Readable } from 'node:stream'
 import fs from 'fs-extra'
 import { StorageUnavailableError } from '../errors.ts'
 import type { Durability, PartBody } from '../types.ts'
+import { readSum, writeSum } from './chunk-sums.ts'
 import {
   bytesIn,
   type FilePiece,
   ownFolder,
   randomGeneration,
   readPieces,
+  removeOthers,
   splitAt,
   syncFolder,
   writeAll,
@@ -28,6 +30,7 @@ import {
 
 const noFollow = flags.O_NOFOLLOW ?? 0
 const copyBufferSize = 1024 * 1024
+const sums = 'sums'
 
 /** A file that takes bytes at positions. */
 export interface PositionalFile {
@@ -268,31 +271,18 @@ export class Staging {
     await fs.remove(this.partPath(uploadId, partNumber))
   }
 
-  async writeSum(uploadId: string, index: number, size: number, crc: number): Promise<void> {
-    const handle = await open(join(this.folderOf(uploadId), 'sums'), flags.O_RDWR | flags.O_CREAT | noFollow, 0o600)
-    try {
-      const record = Buffer.alloc(8)
-      record.writeUInt32LE(crc, 0)
-      record.writeUInt32LE(size % 2 ** 32, 4)
-      await handle.write(record, 0, 8, index * 8)
-      if (this.#durable) await handle.datasync()
-    } finally {
-      await handle.close()
-    }
+  writeSum(uploadId: string, index: number, size: number, crc: number): Promise<void> {
+    return writeSum(join(this.folderOf(uploadId), sums), { index, size, crc }, this.#durable)
   }
 
   /** CRC-32 of a chunk that was written earlier; `null` when none is known. */
-  async readSum(uploadId: string, index: number, size: number): Promise<number | null> {
-    const path = join(this.folderOf(uploadId), 'sums')
-    if ((await this.sizeOf(path)) === null) return null
-    const handle = await open(path, flags.O_RDONLY | noFollow)
-    try {
-      const record = Buffer.alloc(8)
-      const { bytesRead } = await handle.read(record, 0, 8, index * 8)
-      return bytesRead === 8 && record.readUInt32LE(4) === size % 2 ** 32 ? record.readUInt32LE(0) : null
-    } finally {
-      await handle.close()
-    }
+  readSum(uploadId: string, index: number, size: number): Promise<number | null> {
+    return readSum(join(this.folderOf(uploadId), sums), index, size)
+  }
+
+  /** Removes everything of an upload but the sums of its chunks; `false` when nothing else was there. */
+  keepSums(uploadId: string): Promise<boolean> {
+    return removeOthers(this.folderOf(uploadId), sums)
   }
 
   /** Removes everything of an upload. */

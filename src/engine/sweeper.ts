@@ -84,6 +84,7 @@ export class Sweeper {
     if (record.state === 'active' || record.state === 'completing') await this.#expire(record, counts)
     else {
       await this.discard(record)
+      await this.#parts.staging.remove(id)
       await this.#keys.outlive(record)
       await this.#store.delete(id)
       counts.forgotten += 1
@@ -116,7 +117,9 @@ export class Sweeper {
    */
   async discard(session: UploadSession): Promise<void> {
     const { storage } = this.#parts.options
-    await this.#parts.staging.remove(session.id)
+    const { staging } = this.#parts
+    const isRecognized = session.recognizable && session.state === 'completed'
+    await (isRecognized ? staging.keepSums(session.id) : staging.remove(session.id))
     const { multipartId, totalSize, partSize } = session
     const opened = multipartId !== null || totalSize === null || totalSize > partSize
     // Stored, then refused by the application.
@@ -143,7 +146,10 @@ export class Sweeper {
     if (record && !ended) return
     if (!ended && age < Math.max(orphanAge, this.#parts.options.sessionTtl)) return
     if (await this.#parts.claims.isBusy(uploadId)) return
-    await this.#parts.staging.remove(uploadId)
+    const { staging } = this.#parts
+    if (ended && record.recognizable) {
+      if (!(await staging.keepSums(uploadId))) return
+    } else await staging.remove(uploadId)
     counts.orphans += 1
   }
 }

@@ -30,6 +30,7 @@ import { Appender } from './appender.ts'
 import { authorize, requireOpen } from './authorization.ts'
 import { parseChecksum } from './body.ts'
 import { firstUnsettled, prefix } from './chunk-map.ts'
+import { matchesChunk } from './chunk-matcher.ts'
 import { ChunkWriter, requireActive } from './chunk-writer.ts'
 import { Claims } from './claims.ts'
 import { Completion } from './completion.ts'
@@ -143,6 +144,21 @@ export class Engine implements UploadEngine {
     request.body.on('error', () => {})
     const stop = new AbortController()
     return this.#track(() => this.#writeChunk(request, stop))
+  }
+
+  matchesChunk(request: WriteChunk): Promise<boolean> {
+    request.body.on('error', () => {})
+    const stop = new AbortController()
+    return this.#track(async () => {
+      const unlink = [follow(request.signal, stop), follow(this.#cut.signal, stop)]
+      try {
+        const session = await this.#load(request, 'write')
+        requireOpen(session)
+        return await matchesChunk(this.#parts, session, request, stop.signal)
+      } finally {
+        for (const end of unlink) end()
+      }
+    })
   }
 
   spool(body: Readable, options: { maxSize: number; signal?: AbortSignal }): Promise<SpooledBody> {

@@ -10,6 +10,8 @@ import { InvalidRequestError, isNexusUploaderError } from '../errors.ts'
 export type FormFields = Readonly<Record<string, unknown>>
 
 export interface FormFile {
+  /** The name of the part. */
+  readonly fieldName: string
   readonly stream: Readable
   readonly fileName: string
   readonly mimeType: string
@@ -28,15 +30,25 @@ export interface Form<Result> {
   readonly file: Result | null
 }
 
+export interface FormLimits {
+  /** Most fields, without the file. Default 8, at most 64. */
+  readonly fields?: number
+  /** Longest value of a field, bytes. Default 1 KiB, at most 16 KiB. */
+  readonly fieldSize?: number
+}
+
 /** What a form of ours needs, and little more: hostile forms end here. */
-const limits = {
-  files: 1,
-  fields: 8,
-  parts: 9,
-  fieldNameSize: 64,
-  fieldSize: 1024,
-  headerPairs: 32,
-  fieldNestingDepth: 0,
+function limitsOf({ fields = 8, fieldSize = 1024 }: FormLimits) {
+  const most = Math.min(fields, 64)
+  return {
+    files: 1,
+    fields: most,
+    parts: most + 1,
+    fieldNameSize: 64,
+    fieldSize: Math.min(fieldSize, 16 * 1024),
+    headerPairs: 32,
+    fieldNestingDepth: 0,
+  }
 }
 
 const multerMessages: Readonly<Record<string, string>> = {
@@ -61,6 +73,7 @@ export function readForm<Result>(
   response: ServerResponse,
   fieldName: string | null,
   takeFile: TakeFile<Result>,
+  limits: FormLimits = {},
 ): Promise<Form<Result>> {
   return new Promise((resolve, reject) => {
     let file: Result | null = null
@@ -71,9 +84,13 @@ export function readForm<Result>(
       taking.then(() => reject(error), reject)
     }
     const storage: multer.StorageEngine = {
-      _handleFile(handled, { stream, originalname, mimetype }, callback) {
+      _handleFile(handled, { fieldname, stream, originalname, mimetype }, callback) {
         const fields = { ...(handled.body as object) }
-        const taken = takeFile({ stream, fileName: originalname, mimeType: mimetype }, fields, stop.signal)
+        const taken = takeFile(
+          { fieldName: fieldname, stream, fileName: originalname, mimeType: mimetype },
+          fields,
+          stop.signal,
+        )
         taking = taken
         // On failure multer is not told: it would read the whole rest of the body before it answers.
         taken.then((result) => {
@@ -83,7 +100,8 @@ export function readForm<Result>(
       },
       _removeFile: (_request, _file, callback) => callback(null),
     }
-    const upload = multer({ storage, limits })
+    // Browsers send names of files in UTF-8.
+    const upload = multer({ storage, limits: limitsOf(limits), defParamCharset: 'utf8' })
     const parse = fieldName === null ? upload.any() : upload.single(fieldName)
     // multer asks for Express' types; it uses nothing that Node's own objects lack.
     parse(request as never, response as never, (error: unknown) => {

@@ -10,6 +10,7 @@ import { Upload, type UploadOptions } from 'tus-js-client'
 import { afterEach, describe, expect, it } from 'vitest'
 import { answer, nativeClient } from '../support/native-client.ts'
 import { bytes, cut, sha256 } from '../support/random.ts'
+import { resumableClient } from '../support/resumable-client.ts'
 import { clientOf, s3Target } from '../support/s3-target.ts'
 import { filesBelow, tempFolder } from '../support/temp-folder.ts'
 
@@ -164,6 +165,24 @@ describe('examples/tus.ts and examples/ietf.ts', () => {
     const { url: stored } = (await answered.json()) as { url: string }
     expect(sha256(await readFile(join(directory, stored.replace('/stored/', ''))))).toBe(sha256(file))
     await uploadWith({ endpoint: `${url}/files` }, file)
+  })
+})
+
+describe('examples/resumablejs.ts', () => {
+  it('takes files of Resumable.js and Flow.js from the visitor of its page', async () => {
+    const directory = tempFolder()
+    const { url } = await startExample('resumablejs', { UPLOAD_DIR: directory })
+    const page = await fetch(url)
+    const [Cookie = ''] = (page.headers.get('set-cookie') ?? '').split(';')
+    const scripts = [...(await page.text()).matchAll(/src="([^"]+)"/g)].map(([, src]) => fetch(`${url}${src}`))
+    expect((await Promise.all(scripts)).map(({ status }) => status)).toEqual([200, 200])
+    const file = { data: bytes(3 * MiB + 1), chunkSize: MiB }
+    for (const library of ['resumable', 'flow'] as const) {
+      const { run, send } = resumableClient(`${url}/resumable`, library)
+      const { body } = await run(file, { headers: { Cookie } })
+      expect(sha256(await download(new URL(body.url, url).href))).toBe(sha256(file.data))
+      expect((await send(file, 1)).body).toMatchObject({ code: 'OWNER_UNKNOWN' })
+    }
   })
 })
 

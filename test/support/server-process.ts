@@ -8,6 +8,7 @@ import {
   type StorageAdapter,
   uploadErrorHandler,
 } from '../../src/index.ts'
+import { resumableJsHandler } from '../../src/resumablejs.ts'
 import { tusHandler } from '../../src/tus.ts'
 
 export interface ServerSettings {
@@ -32,6 +33,7 @@ app.get('/upload/progress/:uploadId', uploads.getProgress)
 app.delete('/upload/:uploadId', uploads.abort)
 app.post('/upload', uploads.upload)
 app.use('/files', ietfHandler(uploads.engine, { others: tusHandler(uploads.engine) }) as never)
+app.use('/resumable', resumableJsHandler(uploads.engine, { owner: () => 'ann' }) as never)
 app.use(uploadErrorHandler())
 const server = app.listen(settings.port ?? 0, '127.0.0.1', () => {
   const address = server.address()

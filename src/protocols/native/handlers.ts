@@ -1,9 +1,9 @@
 /** The documented routes: init, chunk, complete, progress; and abort. */
 import { createReadStream } from 'node:fs'
 import { Readable } from 'node:stream'
-import { ChunkSizeExceededError, InvalidRequestError, UnsupportedMediaTypeError } from '../../errors.ts'
-import type { ChunkWritten, SpooledBody, UploadEngine } from '../../types.ts'
-import { type FormFields, type FormFile, readForm } from '../chunk-body.ts'
+import { InvalidRequestError, UnsupportedMediaTypeError } from '../../errors.ts'
+import type { ChunkWritten, UploadEngine } from '../../types.ts'
+import { fromFile, readChunkForm } from '../chunk-form.ts'
 import {
   alreadyRead,
   contentLength,
@@ -26,8 +26,6 @@ export const protocol = 'native'
 /** Longest file name and media type that are read at all, characters. */
 const maxName = 4096
 const maxKey = 512
-/** Room for the boundaries, headers and fields of a form around the chunk, bytes. */
-const formOverhead = 64 * 1024
 
 export function initHandler(engine: UploadEngine, ownerOf: OwnerOf): UploadHandler {
   return respond(engine, ownerOf, async ({ request, response, signal, owner }) => {
@@ -84,40 +82,22 @@ function chunkRef(fields: unknown, { request, owner, signal }: Exchange) {
 }
 
 async function writeForm(engine: UploadEngine, exchange: Exchange): Promise<ChunkWritten> {
-  const { request, response } = exchange
-  const { maxChunkSize } = engine.limits
-  // Twice, since the last chunk of a declared upload may be nearly twice as large.
-  const most = 2 * maxChunkSize + formOverhead
-  if ((contentLength(request) ?? 0) > most) throw new ChunkSizeExceededError(maxChunkSize)
-  const query = request.query as object | undefined
-  let early: FormFields | null = null
-  let spooled: SpooledBody | null = null
-  const takeFile = async ({ stream }: FormFile, before: FormFields, stop: AbortSignal) => {
-    const known = { ...query, ...before }
-    const signal = AbortSignal.any([exchange.signal, stop])
-    if (!('uploadId' in known && 'chunkIndex' in known)) {
-      spooled = await engine.spool(stream, { maxSize: 2 * maxChunkSize, signal })
-      return { written: null, spooled }
-    }
-    early = known
-    return { written: await engine.writeChunk({ ...chunkRef(known, exchange), body: stream, signal }), spooled }
+  const query = exchange.request.query as object | undefined
+  const { fields, used, written } = await readChunkForm({
+    ...{ engine, request: exchange.request, response: exchange.response, signal: exchange.signal },
+    fieldName: 'chunk',
+    isPlaced(before) {
+      const known = { ...query, ...before }
+      return 'uploadId' in known && 'chunkIndex' in known
+    },
+    write: (known, { body, size, signal }) =>
+      engine.writeChunk({ ...chunkRef({ ...query, ...known }, exchange), body, size, signal }),
+  })
+  if (!written) throw new InvalidRequestError('The form has no file part named chunk.', { code: 'MISSING_CHUNK' })
+  if ('checksum' in fields && !('checksum' in { ...query, ...used })) {
+    throw new InvalidRequestError('checksum must come before the file part.', { code: 'CHECKSUM_AFTER_DATA' })
   }
-  try {
-    const { fields, file } = await readForm(request, response, 'chunk', takeFile)
-    if (!file) throw new InvalidRequestError('The form has no file part named chunk.', { code: 'MISSING_CHUNK' })
-    if (file.written) {
-      if ('checksum' in fields && !('checksum' in (early ?? {}))) {
-        throw new InvalidRequestError('checksum must come before the file part.', { code: 'CHECKSUM_AFTER_DATA' })
-      }
-      return file.written
-    }
-    const { size } = file.spooled
-    return await fromFile(file.spooled.open(), (body) =>
-      engine.writeChunk({ ...chunkRef({ ...query, ...fields }, exchange), body, size }),
-    )
-  } finally {
-    await (spooled as SpooledBody | null)?.discard()
-  }
+  return written
 }
 
 /** A multer of the app was here first and has the chunk in memory or on disk. */
@@ -129,16 +109,6 @@ function writeParsed(engine: UploadEngine, exchange: Exchange, file: { buffer?: 
   }
   if (typeof file.path !== 'string') throw alreadyRead()
   return fromFile(createReadStream(file.path), (body) => engine.writeChunk({ ...ref, body }))
-}
-
-/** A refused chunk leaves its body unread; a file must not stay open for that. */
-async function fromFile(body: Readable, write: (body: Readable) => Promise<ChunkWritten>): Promise<ChunkWritten> {
-  body.on('error', () => {})
-  try {
-    return await write(body)
-  } finally {
-    body.destroy()
-  }
 }
 
 export function completeHandler(engine: UploadEngine, ownerOf: OwnerOf): UploadHandler {

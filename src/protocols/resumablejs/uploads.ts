@@ -1,0 +1,134 @@
+/** GET asks for a chunk, POST brings one; the last one that is missing makes the file. */
+import { findChunk } from '../../engine/chunk-map.ts'
+import { isNexusUploaderError, UploadClosedError } from '../../errors.ts'
+import type { UploadSession } from '../../types.ts'
+import { closeAfterAnswer, drain } from '../http.ts'
+import { isAllThere, sendMissing, sendProgress } from './answers.ts'
+import { type Arrival, receive } from './body.ts'
+import { callerOf, type Exchange, keyOf } from './exchange.ts'
+import { uploadOfChunk, uploadOfTest } from './lookup.ts'
+import type { Plan } from './parameters.ts'
+
+/** Only an object is a success: as long as it is not made, the last chunk is asked for once more, and tries again. */
+export async function test(exchange: Exchange, plan: Plan): Promise<void> {
+  const { response } = exchange
+  const session = await uploadOfTest(exchange, plan)
+  const isThere = session !== null && findChunk(session.chunks, plan.index) !== null
+  const isAwaited = isThere && plan.index === plan.totalChunks - 1 && isAllThere(session, plan)
+  if (!isThere || isAwaited) return sendMissing(response)
+  sendProgress(response, session, plan)
+}
+
+interface Stored {
+  readonly session: UploadSession
+  readonly plan: Plan
+}
+
+export async function upload(exchange: Exchange): Promise<void> {
+  const { request, response, engine } = exchange
+  try {
+    const stored = await receive(exchange, (arrival) => store(exchange, arrival))
+    await finish(exchange, stored)
+  } catch (error) {
+    if (!(error instanceof Overtaken)) throw error
+    if (!(await drain(request, 2 * engine.limits.maxChunkSize))) closeAfterAnswer(request, response)
+    await finish(exchange, error.stored)
+  }
+}
+
+async function finish(exchange: Exchange, { session, plan }: Stored): Promise<void> {
+  const { engine, response } = exchange
+  if (!isAllThere(session, plan)) return sendProgress(response, session, plan)
+  const { url } = await engine.complete({ ...callerOf(exchange), uploadId: session.id })
+  sendProgress(response, session, plan, url)
+}
+
+async function store(exchange: Exchange, arrival: Arrival): Promise<Stored> {
+  const { plan } = arrival
+  const session = (await uploadOfChunk(exchange, plan)) ?? (await create(exchange, arrival))
+  const takesData = session.state === 'active' && session.object === null
+  return takesData ? write(exchange, arrival, session) : repeat(exchange, arrival, session)
+}
+
+/** Of several first chunks at the same time one creates the upload, and the others find it. */
+async function create(exchange: Exchange, { plan, partName, partType }: Arrival): Promise<UploadSession> {
+  const { relativePath } = plan
+  const { session } = await exchange.engine.create({
+    ...keyOf(exchange, plan),
+    fileName: plan.fileName || partName || 'file',
+    mimeType: plan.type || partType,
+    totalSize: plan.totalSize,
+    chunkSize: plan.chunkSize,
+    metadata: relativePath === undefined ? {} : { relativePath },
+    recognizable: true,
+  })
+  return session
+}
+
+async function write(exchange: Exchange, arrival: Arrival, session: UploadSession): Promise<Stored> {
+  const { engine } = exchange
+  const { plan } = arrival
+  const ref = { ...callerOf(exchange), uploadId: session.id }
+  try {
+    const written = await engine.writeChunk({ ...ref, ...chunkOf(arrival) })
+    return { session: written.session, plan }
+  } catch (error) {
+    const code = isNexusUploaderError(error) ? error.code : null
+    if (code === 'UPLOAD_CLOSED') throw new Overtaken({ session: await engine.get(ref), plan })
+    if (code !== 'CHUNK_CONFLICT') throw error
+    await engine.abort(ref)
+    throw changed()
+  }
+}
+
+/** The same chunk was on its way twice, and the other one has finished the file. The rest of this one is of no use. */
+class Overtaken extends Error {
+  readonly stored: Stored
+
+  constructor(stored: Stored) {
+    super('overtaken')
+    this.stored = stored
+  }
+}
+
+function chunkOf({ plan, body, signal }: Arrival) {
+  return { index: plan.index, size: plan.size, body, signal }
+}
+
+/**
+ * A chunk without a test, for an upload that is whole: a repeat whose answer was lost, or, from a client that does not
+ * test, the beginning of another file under the same name. Its bytes tell. If they are others, a file of one chunk is
+ * simply stored. Of a larger one some chunks may have been taken for repeats already, and would be missing; it has
+ * to be sent again from the start, which the tombstone sees to.
+ */
+async function repeat(exchange: Exchange, arrival: Arrival, session: UploadSession): Promise<Stored> {
+  const { engine } = exchange
+  const { plan } = arrival
+  const ref = { ...callerOf(exchange), uploadId: session.id }
+  if (plan.totalChunks === 1) return repeatWhole(exchange, arrival, session)
+  if (await engine.matchesChunk({ ...ref, ...chunkOf(arrival) })) return { session, plan }
+  await engine.abort({ ...ref, completed: session.state === 'completed' ? 'forget' : 'remove' })
+  throw changed()
+}
+
+async function repeatWhole(exchange: Exchange, arrival: Arrival, session: UploadSession): Promise<Stored> {
+  const { engine } = exchange
+  const { plan, body, signal } = arrival
+  const ref = { ...callerOf(exchange), uploadId: session.id }
+  const spooled = await engine.spool(body, { maxSize: plan.size, signal })
+  try {
+    if (await engine.matchesChunk({ ...ref, ...chunkOf({ ...arrival, body: spooled.open() }) })) {
+      return { session, plan }
+    }
+    await engine.release(keyOf(exchange, plan), session.id)
+    const next = await create(exchange, arrival)
+    return await write(exchange, { ...arrival, body: spooled.open() }, next)
+  } finally {
+    await spooled.discard()
+  }
+}
+
+function changed(): UploadClosedError {
+  const message = 'Other bytes were stored for this file under the same name. Send the file again from its start.'
+  return new UploadClosedError(message, { code: 'FILE_CHANGED' })
+}

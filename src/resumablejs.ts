@@ -1,0 +1,5 @@
+export {
+  type ResumableJsHandler,
+  type ResumableJsOptions,
+  resumableJsHandler,
+} from './protocols/resumablejs/handler.ts'
