@@ -6,6 +6,7 @@ export default defineConfig({
     s3: 'src/s3.ts',
     tus: 'src/tus.ts',
     ietf: 'src/ietf.ts',
+    uppy: 'src/uppy.ts',
     testing: 'src/testing.ts',
   },
   format: ['esm', 'cjs'],

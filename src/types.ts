@@ -152,6 +152,11 @@ export interface UploadRef {
   readonly context?: unknown
   /** Aborted when the caller is gone. */
   readonly signal?: AbortSignal | undefined
+  /**
+   * Takes the place of the owner check: whether the caller has proved by other means (a signed URL) that this very
+   * upload is theirs to touch. `false` is the answer for an unknown id; it may throw an error of its own.
+   */
+  readonly proof?: ((session: UploadSession) => boolean) | undefined
 }
 
 export interface WriteChunk extends UploadRef {
@@ -164,6 +169,8 @@ export interface WriteChunk extends UploadRef {
   readonly checksum?: string | undefined
   /** Largest accepted body when it differs from `limits.maxChunkSize`, bytes. */
   readonly maxSize?: number | undefined
+  /** Tell the CRC-32 of the chunk, and remember it for `listChunks`. */
+  readonly summed?: boolean | undefined
 }
 
 export interface ChunkWritten {
@@ -171,6 +178,15 @@ export interface ChunkWritten {
   readonly size: number
   /** The same bytes were already there; nothing changed. */
   readonly duplicate: boolean
+  /** When the request was `summed`. */
+  readonly crc32?: number
+}
+
+export interface ListedChunk {
+  readonly index: number
+  readonly size: number
+  /** `null` when it is not known here: not `summed`, stored by another machine, or the upload is complete. */
+  readonly crc32: number | null
 }
 
 export interface AppendBytes extends UploadRef {
@@ -263,6 +279,8 @@ export interface UploadEngine {
   release(request: FindUpload, uploadId: string): Promise<void>
   /** Stores one chunk whole or not at all: any order, in parallel, idempotent. */
   writeChunk(request: WriteChunk): Promise<ChunkWritten>
+  /** The chunks that have arrived, in order. */
+  listChunks(request: UploadRef): Promise<{ session: UploadSession; chunks: ListedChunk[] }>
   /** Opens an upload that is made of partial ones; the same request again finds the same upload. */
   compose(request: ComposeUpload): Promise<{ session: UploadSession; resumed: boolean }>
   /**

@@ -113,7 +113,10 @@ export class ChunkWriter {
       const current = await this.#active(writing.session.id)
       const existing = findChunk(current.chunks, writing.request.index)
       if (existing && (await this.#isSame(current, existing, body, file.path))) {
-        return { session: current, size: body.size, duplicate: true }
+        // A crash may have come between the record and the sum.
+        if (writing.request.summed)
+          await this.#parts.staging.sums.write(current.id, existing.index, body.size, body.crc)
+        return writtenOf(writing, current, body, true)
       }
       const written = await this.#commitLoose(writing, file.path, body)
       kept = true
@@ -128,7 +131,7 @@ export class ChunkWriter {
   async #verify(writing: Writing, existing: Chunk): Promise<ChunkWritten> {
     const { session } = writing
     const body = await this.#receive(writing, async () => {}, true)
-    if (await this.#hasSum(session, existing, body)) return { session, size: body.size, duplicate: true }
+    if (await this.#hasSum(session, existing, body)) return writtenOf(writing, session, body, true)
     throw conflict()
   }
 
@@ -141,7 +144,7 @@ export class ChunkWriter {
       idleTimeout: limits.bodyIdleTimeout,
       signal,
       checksum: request.checksum === undefined ? undefined : parseChecksum(request.checksum),
-      crc: crc || usesParts(storage.multipart, session),
+      crc: crc || request.summed === true || usesParts(storage.multipart, session),
     })
   }
 
@@ -172,7 +175,7 @@ export class ChunkWriter {
     const { limits, storage } = this.#parts.options
     checkSize(session, index, body.size, limits)
     writing.signal.throwIfAborted()
-    const summed = usesParts(storage.multipart, session)
+    const summed = request.summed === true || usesParts(storage.multipart, session)
     const sumBefore = summed ? await this.#blankSum(writing) : null
     let replaced: Chunk | null = null
     const change: Change = (current) => {
@@ -186,15 +189,15 @@ export class ChunkWriter {
     const stored = await this.#parts.sessions.update(session.id, change).catch(async (error) => {
       // Refused for certain: the chunk that was there is still the one.
       if (sumBefore && (error as { code?: unknown }).code === 'CHUNK_CONFLICT') {
-        await this.#parts.staging.writeSum(session.id, index, sumBefore.size, sumBefore.crc)
+        await this.#parts.staging.sums.write(session.id, index, sumBefore.size, sumBefore.crc)
       }
       throw error
     })
-    if (summed) await this.#parts.staging.writeSum(session.id, index, body.size, body.crc)
+    if (summed) await this.#parts.staging.sums.write(session.id, index, body.size, body.crc)
     if (!stored) throw new UploadNotFoundError()
     const old = replaced as Chunk | null
     if (old && old.loose > 0) await this.#parts.staging.removeLoose(session.id, index, old.loose)
-    return { session: stored, size: body.size, duplicate: false }
+    return writtenOf(writing, stored, body, false)
   }
 
   /**
@@ -205,8 +208,8 @@ export class ChunkWriter {
     const { staging } = this.#parts
     const { existing } = plan
     if (!existing) return null
-    const crc = await staging.readSum(session.id, request.index, existing.size)
-    await staging.writeSum(session.id, request.index, 0, 0)
+    const crc = await staging.sums.read(session.id, request.index, existing.size)
+    await staging.sums.write(session.id, request.index, 0, 0)
     return crc === null ? null : { size: existing.size, crc }
   }
 
@@ -233,7 +236,7 @@ export class ChunkWriter {
   async #hasSum(session: UploadSession, existing: Chunk, body: ReceivedBody): Promise<boolean> {
     if (body.size !== existing.size) return false
     for (let attempt = 0; attempt < 10; attempt++) {
-      const crc = await this.#parts.staging.readSum(session.id, existing.index, existing.size)
+      const crc = await this.#parts.staging.sums.read(session.id, existing.index, existing.size)
       if (crc !== null) return crc === body.crc
       await wait(20)
     }
@@ -305,6 +308,15 @@ class Spill {
     await this.#temporary?.close()
     if (this.path) await this.#parts.staging.discard(this.path)
   }
+}
+
+function writtenOf(
+  { request }: Writing,
+  session: UploadSession,
+  { size, crc }: ReceivedBody,
+  duplicate: boolean,
+): ChunkWritten {
+  return { session, size, duplicate, ...(request.summed && { crc32: crc }) }
 }
 
 function conflict(): UploadClosedError {

@@ -15,6 +15,7 @@ import { Readable } from 'node:stream'
 import fs from 'fs-extra'
 import { StorageUnavailableError } from '../errors.ts'
 import type { Durability, PartBody } from '../types.ts'
+import { ChunkSums } from './chunk-sums.ts'
 import {
   bytesIn,
   type FilePiece,
@@ -39,6 +40,7 @@ export interface PositionalFile {
 
 export class Staging {
   readonly root: string
+  readonly sums: ChunkSums
   readonly #spool: string
   readonly #durable: boolean
 
@@ -46,6 +48,7 @@ export class Staging {
     this.root = join(options.tempDir, 'staging')
     this.#spool = join(options.tempDir, 'spool')
     this.#durable = options.durability === 'power'
+    this.sums = new ChunkSums((uploadId) => join(this.folderOf(uploadId), 'sums'), this.#durable)
   }
 
   folderOf(uploadId: string): string {
@@ -266,33 +269,6 @@ export class Staging {
 
   async removePart(uploadId: string, partNumber: number): Promise<void> {
     await fs.remove(this.partPath(uploadId, partNumber))
-  }
-
-  async writeSum(uploadId: string, index: number, size: number, crc: number): Promise<void> {
-    const handle = await open(join(this.folderOf(uploadId), 'sums'), flags.O_RDWR | flags.O_CREAT | noFollow, 0o600)
-    try {
-      const record = Buffer.alloc(8)
-      record.writeUInt32LE(crc, 0)
-      record.writeUInt32LE(size % 2 ** 32, 4)
-      await handle.write(record, 0, 8, index * 8)
-      if (this.#durable) await handle.datasync()
-    } finally {
-      await handle.close()
-    }
-  }
-
-  /** CRC-32 of a chunk that was written earlier; `null` when none is known. */
-  async readSum(uploadId: string, index: number, size: number): Promise<number | null> {
-    const path = join(this.folderOf(uploadId), 'sums')
-    if ((await this.sizeOf(path)) === null) return null
-    const handle = await open(path, flags.O_RDONLY | noFollow)
-    try {
-      const record = Buffer.alloc(8)
-      const { bytesRead } = await handle.read(record, 0, 8, index * 8)
-      return bytesRead === 8 && record.readUInt32LE(4) === size % 2 ** 32 ? record.readUInt32LE(0) : null
-    } finally {
-      await handle.close()
-    }
   }
 
   /** Removes everything of an upload. */

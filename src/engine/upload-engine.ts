@@ -12,6 +12,7 @@ import type {
   Durability,
   FindUpload,
   FoundUpload,
+  ListedChunk,
   SpooledBody,
   StoredObject,
   SweepReport,
@@ -29,7 +30,7 @@ import { acquireAppendLock } from './append-lock.ts'
 import { Appender } from './appender.ts'
 import { authorize, requireOpen } from './authorization.ts'
 import { parseChecksum } from './body.ts'
-import { firstUnsettled, prefix } from './chunk-map.ts'
+import { allChunks, firstUnsettled, prefix } from './chunk-map.ts'
 import { ChunkWriter, requireActive } from './chunk-writer.ts'
 import { Claims } from './claims.ts'
 import { Completion } from './completion.ts'
@@ -189,6 +190,16 @@ export class Engine implements UploadEngine {
     })
   }
 
+  listChunks(request: UploadRef): Promise<{ session: UploadSession; chunks: ListedChunk[] }> {
+    return this.#track(async () => {
+      const session = await this.#load(request, 'read')
+      requireOpen(session)
+      const crcOf = await this.#parts.staging.sums.all(session.id)
+      const chunks = allChunks(session.chunks).map(({ index, size }) => ({ index, size, crc32: crcOf(index, size) }))
+      return { session, chunks }
+    })
+  }
+
   complete(request: CompleteUpload): Promise<StoredObject> {
     return this.#track(async () => {
       const session = await this.#load(request, 'complete')
@@ -281,8 +292,9 @@ export class Engine implements UploadEngine {
   async #load(request: UploadRef, action: UploadAction): Promise<UploadSession> {
     if (!uploadIdPattern.test(request.uploadId)) throw new UploadNotFoundError()
     const session = await this.#parts.sessions.get(request.uploadId)
-    const foreign = !session || (session.owner !== null && session.owner !== (request.owner ?? null))
-    if (foreign || session.protocol !== request.protocol) throw new UploadNotFoundError()
+    if (session?.protocol !== request.protocol) throw new UploadNotFoundError()
+    const isTheirs = request.proof?.(session) ?? (session.owner === null || session.owner === (request.owner ?? null))
+    if (!isTheirs) throw new UploadNotFoundError()
     await authorize(this.#parts, action, session, request.context)
     return session
   }

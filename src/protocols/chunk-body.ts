@@ -28,20 +28,26 @@ export interface Form<Result> {
   readonly file: Result | null
 }
 
+export interface FormLimits {
+  readonly fields: number
+  readonly fieldNameSize: number
+  readonly fieldSize: number
+  /** Whether names may be like `tags[]`: 1, or 0. */
+  readonly fieldNestingDepth: number
+}
+
 /** What a form of ours needs, and little more: hostile forms end here. */
+const chunkForm: FormLimits = { fields: 8, fieldNameSize: 64, fieldSize: 1024, fieldNestingDepth: 0 }
 const limits = {
   files: 1,
-  fields: 8,
-  parts: 9,
-  fieldNameSize: 64,
-  fieldSize: 1024,
   headerPairs: 32,
-  fieldNestingDepth: 0,
+  // A name like `a[4000000000]` would make an array of that length.
+  fieldArrayIndexLimit: 0,
 }
 
 const multerMessages: Readonly<Record<string, string>> = {
   LIMIT_PART_COUNT: 'The form has too many parts.',
-  LIMIT_FILE_COUNT: 'The form has more than one file part.',
+  LIMIT_FILE_COUNT: 'The form has more than one file part. Send one file per request.',
   LIMIT_UNEXPECTED_FILE: 'The form has a file part that this route does not expect.',
   LIMIT_FIELD_KEY: 'A field name is too long.',
   LIMIT_FIELD_VALUE: 'A field value is too long.',
@@ -61,6 +67,7 @@ export function readForm<Result>(
   response: ServerResponse,
   fieldName: string | null,
   takeFile: TakeFile<Result>,
+  formLimits: FormLimits = chunkForm,
 ): Promise<Form<Result>> {
   return new Promise((resolve, reject) => {
     let file: Result | null = null
@@ -83,7 +90,13 @@ export function readForm<Result>(
       },
       _removeFile: (_request, _file, callback) => callback(null),
     }
-    const upload = multer({ storage, limits })
+    const upload = multer({
+      storage,
+      // One part more than there may be, so that what is wrong can be told: a second file, or a field too many.
+      limits: { ...limits, ...formLimits, parts: formLimits.fields + 2 },
+      // Browsers write names in UTF-8, without saying so.
+      defParamCharset: 'utf8',
+    })
     const parse = fieldName === null ? upload.any() : upload.single(fieldName)
     // multer asks for Express' types; it uses nothing that Node's own objects lack.
     parse(request as never, response as never, (error: unknown) => {

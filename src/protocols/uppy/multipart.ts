@@ -1,0 +1,135 @@
+/** Files in parts: create, sign, put, list, complete, abort. Part n is chunk n − 1. */
+import { InvalidRequestError } from '../../errors.ts'
+import type { StoredObject, UploadSession } from '../../types.ts'
+import { contentLength, jsonBody, refuseConsumed, refuseEncoding, sendJson, textField } from '../http.ts'
+import { metadataOf } from '../metadata.ts'
+import { etagOf, type NamedPart, partsOf, requireSame } from './etags.ts'
+import { type Exchange, grantIn, protocol, refOf, signedUrl, uploadOf } from './exchange.ts'
+import { newSecret, proofOf } from './grants.ts'
+
+/** Longest file name and media type that are read at all, characters. */
+const maxName = 4096
+/** What one part takes in the list of a complete request, at most, bytes. */
+const listedPart = 160
+
+/** What a client says of a file before it sends it. */
+export interface FileDescription {
+  readonly fileName: string
+  readonly mimeType: string | undefined
+  readonly metadata: Readonly<Record<string, string>>
+}
+
+export async function createSession(exchange: Exchange, file: FileDescription): Promise<UploadSession> {
+  const { engine, request, owner } = exchange
+  const wire = newSecret()
+  const totalSize = sizeIn(file.metadata)
+  return (await engine.create({ ...file, totalSize, wire, protocol, owner, context: request })).session
+}
+
+/** Uppy does not tell the size of a file, but an app can: a meta field `fileSize`. */
+function sizeIn({ fileSize = '' }: Readonly<Record<string, string>>): number | null {
+  return /^(0|[1-9]\d{0,15})$/.test(fileSize) ? Number(fileSize) : null
+}
+
+/** `POST s3/multipart` */
+export async function create(exchange: Exchange): Promise<void> {
+  const body = await jsonBody(exchange.request, exchange.signal)
+  const fileName = textField(body, 'filename', maxName)
+  if (!fileName) throw new InvalidRequestError('filename is missing.')
+  const { id, key } = await createSession(exchange, {
+    fileName,
+    mimeType: textField(body, 'type', maxName),
+    metadata: metadataOf(entriesOf((body as { metadata?: unknown }).metadata)),
+  })
+  sendJson(exchange.response, 200, { key, uploadId: id })
+}
+
+export function entriesOf(metadata: unknown): [string, unknown][] {
+  if (metadata === undefined || metadata === null) return []
+  if (typeof metadata === 'object' && !Array.isArray(metadata)) return Object.entries(metadata)
+  throw new InvalidRequestError('metadata must be an object.')
+}
+
+/** `GET s3/multipart/:uploadId/:partNumber?key=` */
+export async function sign(exchange: Exchange, uploadId: string, partNumber: number): Promise<void> {
+  const session = await uploadOf(exchange, uploadId, exchange.query.get('key'))
+  const url = await partUrl(exchange, session, partNumber)
+  sendJson(exchange.response, 200, { method: 'PUT', url, expires: Math.ceil(exchange.urlTtl / 1000) })
+}
+
+export async function partUrl(exchange: Exchange, session: UploadSession, partNumber: number): Promise<string> {
+  const { maxChunks } = exchange.engine.limits
+  if (partNumber < 1 || partNumber > maxChunks) {
+    throw new InvalidRequestError(`The part number must be a whole number from 1 to ${maxChunks}.`)
+  }
+  return signedUrl(exchange, `/multipart/${session.id}/${partNumber}`, session, `part ${partNumber}`)
+}
+
+/** `PUT s3/multipart/:uploadId/:partNumber?expires=&signature=` */
+export async function put(exchange: Exchange, uploadId: string, partNumber: number): Promise<void> {
+  const { engine, request, response } = exchange
+  refuseEncoding(request)
+  refuseConsumed(request)
+  const { size, crc32 } = await engine.writeChunk({
+    ...refOf(exchange, uploadId),
+    proof: proofOf(`part ${partNumber}`, grantIn(exchange)),
+    index: partNumber - 1,
+    body: request,
+    size: contentLength(request),
+    summed: true,
+  })
+  response.setHeader('ETag', etagOf({ size, ...(crc32 !== undefined && { crc32 }) }))
+  sendJson(response, 200, { size })
+}
+
+export interface ListedPart {
+  readonly PartNumber: number
+  readonly ETag: string
+  readonly Size: number
+}
+
+/** `GET s3/multipart/:uploadId?key=` */
+export async function list(exchange: Exchange, uploadId: string): Promise<void> {
+  const session = await uploadOf(exchange, uploadId, exchange.query.get('key'))
+  sendJson(exchange.response, 200, await listedParts(exchange, session))
+}
+
+export async function listedParts(exchange: Exchange, session: UploadSession): Promise<ListedPart[]> {
+  const { chunks } = await exchange.engine.listChunks(refOf(exchange, session.id))
+  return chunks.map((chunk) => ({ PartNumber: chunk.index + 1, ETag: etagOf(chunk), Size: chunk.size }))
+}
+
+/** `POST s3/multipart/:uploadId/complete?key=` */
+export async function complete(exchange: Exchange, uploadId: string): Promise<void> {
+  const { engine, request, response, signal } = exchange
+  const { maxChunks } = engine.limits
+  const session = await uploadOf(exchange, uploadId, exchange.query.get('key'))
+  const body = await jsonBody(request, signal, listLimit(exchange))
+  const { url, key, size } = await completeWith(exchange, session, partsOf(body, maxChunks))
+  sendJson(response, 200, { location: url, key, size })
+}
+
+/** Longest list of parts, bytes. */
+export function listLimit({ engine }: Exchange): number {
+  return 16 * 1024 + engine.limits.maxChunks * listedPart
+}
+
+export async function completeWith(
+  exchange: Exchange,
+  session: UploadSession,
+  parts: readonly NamedPart[],
+): Promise<StoredObject> {
+  const ref = refOf(exchange, session.id)
+  const { chunks } = await exchange.engine.listChunks(ref)
+  requireSame(parts, chunks)
+  // A part that comes in between would make another size.
+  const totalSize = chunks.reduce((sum, { size }) => sum + size, 0)
+  return exchange.engine.complete({ ...ref, totalSize })
+}
+
+/** `DELETE s3/multipart/:uploadId?key=` */
+export async function abort(exchange: Exchange, uploadId: string): Promise<void> {
+  await uploadOf(exchange, uploadId, exchange.query.get('key'))
+  await exchange.engine.abort(refOf(exchange, uploadId))
+  sendJson(exchange.response, 200, {})
+}
