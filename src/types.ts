@@ -7,7 +7,7 @@
 import type { EventEmitter } from 'node:events'
 import type { Readable } from 'node:stream'
 import type { UploadSession } from './session-contract.ts'
-import type { StoredObject } from './storage-contract.ts'
+import type { NamedPart, StoredObject, StoredPart } from './storage-contract.ts'
 
 export type * from './session-contract.ts'
 export type * from './storage-contract.ts'
@@ -118,6 +118,8 @@ export interface CreateUpload {
   readonly metadata?: Readonly<Record<string, string>> | undefined
   /** Makes a partial upload: no media-type check and no `onCreate`; those are for the upload it becomes a piece of. */
   readonly partial?: boolean | undefined
+  /** The client sends the parts straight to the storage. Needs `engine.signsParts`. */
+  readonly direct?: boolean | undefined
   /** Kept as it is, for the protocol. */
   readonly wire?: Readonly<Record<string, string>> | undefined
   readonly protocol: string
@@ -126,7 +128,7 @@ export interface CreateUpload {
 }
 
 /** An upload that is the concatenation of partial ones; it has no bytes of its own. */
-export interface ComposeUpload extends Omit<CreateUpload, 'totalSize' | 'chunkSize' | 'partial'> {
+export interface ComposeUpload extends Omit<CreateUpload, 'totalSize' | 'chunkSize' | 'partial' | 'direct'> {
   /** Ids of partial uploads of the same owner and protocol, in order; one may appear several times. */
   readonly sources: readonly string[]
 }
@@ -226,6 +228,15 @@ export interface CompleteUpload extends UploadRef {
   readonly totalSize?: number | undefined
   /** `<algorithm>:<base64>` of the whole file. */
   readonly checksum?: string | undefined
+  /** Of a `direct` upload: all its parts, in order. They must be the ones that the storage holds. */
+  readonly parts?: readonly NamedPart[] | undefined
+}
+
+export interface SignPart extends UploadRef {
+  /** From 1. */
+  readonly partNumber: number
+  /** How long the URL is good, ms. */
+  readonly lifetime: number
 }
 
 export interface UploadOffset {
@@ -271,6 +282,8 @@ export interface SpooledBody {
 export interface UploadEngine {
   readonly limits: UploadLimits
   readonly events: EventEmitter<UploadEvents>
+  /** Whether the storage lets clients send parts to it: `direct` uploads are possible. */
+  readonly signsParts: boolean
   /** Opens an upload, or finds the open one of the same `resumeKey`. */
   create(request: CreateUpload): Promise<{ session: UploadSession; resumed: boolean }>
   /** What a `resumeKey` leads to; `null` when it is free. Keys are remembered for a day after their upload has gone. */
@@ -281,6 +294,10 @@ export interface UploadEngine {
   writeChunk(request: WriteChunk): Promise<ChunkWritten>
   /** The chunks that have arrived, in order. */
   listChunks(request: UploadRef): Promise<{ session: UploadSession; chunks: ListedChunk[] }>
+  /** A URL at the storage for one part of a `direct` upload. */
+  signPart(request: SignPart): Promise<string>
+  /** The parts of a `direct` upload that the storage holds. */
+  listParts(request: UploadRef): Promise<StoredPart[]>
   /** Opens an upload that is made of partial ones; the same request again finds the same upload. */
   compose(request: ComposeUpload): Promise<{ session: UploadSession; resumed: boolean }>
   /**

@@ -7,6 +7,7 @@ import { parseChecksum, type ReceivedBody, receiveBody, type Sink } from './body
 import { type ByteRange, type Chunk, findChunk, trueOffset } from './chunk-map.ts'
 import { addChunk, type ChunkPlan, checkSize, planChunk } from './chunk-plan.ts'
 import type { Claim } from './claims.ts'
+import { refuseDirect } from './direct-uploads.ts'
 import type { EngineParts } from './engine-options.ts'
 import { holdsBytes, isSent, usesParts } from './part-plan.ts'
 import type { Change } from './session-updates.ts'
@@ -334,6 +335,7 @@ function isFixed(session: UploadSession, chunk: Chunk): boolean {
 
 export function requireActive(session: UploadSession): void {
   requireOpen(session)
+  refuseDirect(session)
   if (session.state !== 'active' || session.object) {
     throw new UploadClosedError('The upload is complete, or being completed, and takes no more data.')
   }

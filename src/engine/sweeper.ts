@@ -117,8 +117,8 @@ export class Sweeper {
   async discard(session: UploadSession): Promise<void> {
     const { storage } = this.#parts.options
     await this.#parts.staging.remove(session.id)
-    const { multipartId, totalSize, partSize } = session
-    const opened = multipartId !== null || totalSize === null || totalSize > partSize
+    const { multipartId, openings, totalSize, partSize } = session
+    const opened = multipartId !== null || openings !== undefined || totalSize === null || totalSize > partSize
     // Stored, then refused by the application.
     if (session.object && session.state === 'aborted') await storage.remove?.(session.key)
     if (!storage.multipart) return

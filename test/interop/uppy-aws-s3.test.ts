@@ -7,8 +7,11 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { StorageUnavailableError } from '../../src/errors.ts'
 import { type UppyS3Options, uppyS3Handler } from '../../src/protocols/uppy/handler.ts'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
+import type { UploadSession } from '../../src/types.ts'
 import { protocolServer } from '../support/protocol-server.ts'
 import { bytes, sha256 } from '../support/random.ts'
+import { S3Fixture } from '../support/s3-fixture.ts'
+import { doubleTarget } from '../support/s3-target.ts'
 import { eventually } from '../support/tus-client.ts'
 import { fileOf, loadUppy, silent, type UppyFile, type UppyInstance } from '../support/uppy.ts'
 import { uppyServer } from '../support/uppy-client.ts'
@@ -202,5 +205,58 @@ describe('@uppy/aws-s3 6', () => {
     const { successful } = await uppy.upload()
     expect(successful[0]?.uploadURL).toMatch(/\/stored\/uploads\/.*small.*\.txt$/)
     expect(await stored).toMatchObject({ object: { url: successful[0]?.uploadURL } })
+  })
+
+  it.each([0, 100, 11 * MiB])('with signRequest sends a file of %i bytes as the logged-in user', async (size) => {
+    const owner = 'alice'
+    const server = await setUp(6, { owner: ({ headers }) => (headers.authorization === 'Bearer 1' ? owner : 'nobody') })
+    const files = new Map<string, unknown>()
+    const uppy = new versions[6].Uppy({ logger: silent }).use(versions[6].plugin, {
+      shouldUseMultipart: true,
+      generateObjectKey: ({ name, type, size, meta }: { name: string; type: string; size: number; meta: object }) => {
+        const key = `${crypto.randomUUID()}-${name}`
+        files.set(key, { name, type, size, meta })
+        return key
+      },
+      signRequest: async (request: { key: string }) => {
+        const answered = await fetch(`${server.url}/s3/sign`, {
+          method: 'POST',
+          headers: { 'Content-Type': 'application/json', Authorization: 'Bearer 1' },
+          body: JSON.stringify({ ...request, file: files.get(request.key) }),
+        })
+        if (!answered.ok) throw new Error(await answered.text())
+        return answered.json()
+      },
+    })
+    const completed = new Promise<{ session: UploadSession }>((resolve) =>
+      server.engine.events.once('completed', resolve),
+    )
+    const data = bytes(size)
+    uppy.addFile(fileOf(data, "a & b's.mp4", 'video/mp4', { caption: 'hello' }))
+    const { failed, successful } = await uppy.upload()
+    expect(failed).toEqual([])
+    const key = keyOf(successful)
+    expect(sha256(await readFile(join(server.directory, key)))).toBe(sha256(data))
+    expect((await completed).session).toMatchObject({ owner, mimeType: 'video/mp4', fileName: "a & b's.mp4", key })
+    if (size > 0) expect(successful[0]?.uploadURL).toBe(`https://cdn.example.com/${key}`)
+  })
+})
+
+describe('in direct mode', () => {
+  it.each([5, 6] as const)('@uppy/aws-s3 %i sends the parts to S3 itself', async (version) => {
+    const fixture = await S3Fixture.start(await doubleTarget())
+    try {
+      const { client } = await setUp(version, { direct: true }, { storage: fixture.storage, maxChunkSize: 1024 })
+      const uppy = client(always)
+      const data = bytes(11 * MiB)
+      uppy.addFile(fileOf(data, 'a video.mp4', 'video/mp4'))
+      const { failed, successful } = await uppy.upload()
+      expect(failed).toEqual([])
+      expect(sha256(await fixture.read(keyOf(successful)))).toBe(sha256(data))
+      expect(new Set(xhr.log.map(({ url }) => new URL(url).origin))).toEqual(new Set([fixture.target.endpoint]))
+      expect(successful[0]?.uploadURL).toContain(fixture.target.endpoint)
+    } finally {
+      await fixture.close()
+    }
   })
 })

@@ -1,13 +1,7 @@
 /** ETags of parts, and whether the parts that a client names are the ones that are stored. Pure. */
 import { InvalidRequestError } from '../../errors.ts'
-import type { ListedChunk } from '../../types.ts'
+import type { ListedChunk, NamedPart } from '../../types.ts'
 import { fieldOf, integerField } from '../http.ts'
-
-export interface NamedPart {
-  readonly partNumber: number
-  /** Without quotes. */
-  readonly etag: string
-}
 
 /** `"<CRC-32>-<size>"`; `"<size>"` when this server does not know the checksum of a part that it has. */
 export function etagOf({ size, crc32 }: { size: number; crc32?: number | null }): string {

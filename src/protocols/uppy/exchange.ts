@@ -1,9 +1,9 @@
 /** One request of Uppy's S3 plugin, and what its handlers share. */
 import type { ServerResponse } from 'node:http'
 import { UploadNotFoundError } from '../../errors.ts'
-import type { UploadEngine, UploadSession } from '../../types.ts'
+import type { UploadEngine, UploadRef, UploadSession } from '../../types.ts'
 import type { UploadRequest } from '../http.ts'
-import { type Grant, grantFor } from './grants.ts'
+import { type Grant, grantFor, proofOf } from './grants.ts'
 
 export const protocol = 'uppy-s3'
 
@@ -26,8 +26,13 @@ export interface Exchange {
 }
 
 /** What names the upload to the engine. */
-export function refOf({ request, owner, signal }: Exchange, uploadId: string) {
+export function refOf({ request, owner, signal }: Exchange, uploadId: string): UploadRef {
   return { uploadId, protocol, owner, signal, context: request }
+}
+
+/** The same for a request whose URL allows this operation. */
+export function grantedRef(exchange: Exchange, uploadId: string, operation: string): UploadRef {
+  return { ...refOf(exchange, uploadId), proof: proofOf(operation, grantIn(exchange)) }
 }
 
 /** The upload of this id and this key, if it is the caller's. */
@@ -38,7 +43,7 @@ export async function uploadOf(exchange: Exchange, uploadId: string, key: string
 }
 
 /** The grant that came with the URL. */
-export function grantIn({ query }: Exchange): Grant {
+function grantIn({ query }: Exchange): Grant {
   return { expires: query.get('expires') ?? '', signature: query.get('signature') ?? '' }
 }
 

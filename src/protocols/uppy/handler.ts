@@ -10,6 +10,7 @@ import { sendFailure } from './answers.ts'
 import type { Exchange } from './exchange.ts'
 import { params, postForm } from './form.ts'
 import { abort, complete, create, list, put, sign } from './multipart.ts'
+import { signedAbort, signedComplete, signedCreate, signedList, sign as signS3 } from './sign.ts'
 
 export interface UppyS3Options {
   /**
@@ -32,6 +33,11 @@ export interface UppyS3Options {
   formUrl?: string
   /** How long a signed URL is good, ms. Default 1 hour; at most 7 days. */
   urlTtl?: number
+  /**
+   * Whether the parts of large files go from the browser straight to the storage, which must be able to sign URLs
+   * (`S3StorageAdapter`). Default false. Small files come here all the same.
+   */
+  direct?: boolean
 }
 
 /** For `app.use('/companion', …)`, and as the listener of a plain `node:http` server. It answers everything itself. */
@@ -48,12 +54,15 @@ interface Route {
 const week = 7 * 24 * 60 * 60_000
 
 /**
- * Serves `s3/params` and `s3/multipart…` for `@uppy/aws-s3` 5 and 6, below wherever it is mounted.
+ * Serves `s3/params`, `s3/multipart…` and `s3/sign` for `@uppy/aws-s3` 5 and 6, below wherever it is mounted.
  * @throws TypeError when an option is not usable
  */
 export function uppyS3Handler(engine: UploadEngine, options: UppyS3Options = {}): UppyS3Handler {
-  const { owner: ownerOf = () => null, urlTtl = 60 * 60_000 } = options
+  const { owner: ownerOf = () => null, urlTtl = 60 * 60_000, direct = false } = options
   checkOptions(options)
+  if (direct && !engine.signsParts) {
+    throw new TypeError('direct needs a storage that can sign URLs for parts, like S3StorageAdapter')
+  }
   const cors = corsHeaders(options.cors)
   return (request, response) => {
     const signal = signalOf(request, response)
@@ -68,7 +77,7 @@ export function uppyS3Handler(engine: UploadEngine, options: UppyS3Options = {})
         const base = `${options.publicUrl?.replace(/\/+$/, '') ?? mountOf(request)}/s3`
         const formUrl = options.formUrl ?? `${base}/form`
         const query = queryOf(request)
-        await verb({ engine, request, response, signal, query, owner, base, formUrl, urlTtl, direct: false })
+        await verb({ engine, request, response, signal, query, owner, base, formUrl, urlTtl, direct })
       } catch (cause) {
         await sendFailure(engine, request, response, toNexusUploaderError(cause))
       }
@@ -120,9 +129,19 @@ function routeOf(request: IncomingMessage): Route | null {
   }
   if (name === 'multipart') return { verbs: { POST: create }, granted: [] }
   if (name === 'params') return { verbs: { GET: params }, granted: [] }
+  if (name === 'sign') return { verbs: { POST: signS3 }, granted: [] }
+  if (name === 'signed' && last !== undefined) return signedRoute(id, last)
   // Also at any other URL that the app passes on to this handler (`formUrl`).
   const isForm = name === 'form' || (request.method === 'POST' && mediaType(request) === 'multipart/form-data')
   return isForm ? { verbs: { POST: postForm }, granted: ['POST'] } : null
+}
+
+function signedRoute(id: string, operation: string): Route | null {
+  if (operation === 'create') return { verbs: { POST: (e) => signedCreate(e, id) }, granted: ['POST'] }
+  if (operation === 'list') return { verbs: { GET: (e) => signedList(e, id) }, granted: ['GET'] }
+  if (operation === 'complete') return { verbs: { POST: (e) => signedComplete(e, id) }, granted: ['POST'] }
+  if (operation === 'abort') return { verbs: { DELETE: (e) => signedAbort(e, id) }, granted: ['DELETE'] }
+  return null
 }
 
 function partRoute(id: string, last: string): Route | null {

@@ -1,14 +1,14 @@
 /** Files in parts: create, sign, put, list, complete, abort. Part n is chunk n − 1. */
 import { InvalidRequestError } from '../../errors.ts'
-import type { StoredObject, UploadSession } from '../../types.ts'
+import type { NamedPart, StoredObject, UploadRef, UploadSession } from '../../types.ts'
 import { contentLength, jsonBody, refuseConsumed, refuseEncoding, sendJson, textField } from '../http.ts'
 import { metadataOf } from '../metadata.ts'
-import { etagOf, type NamedPart, partsOf, requireSame } from './etags.ts'
-import { type Exchange, grantIn, protocol, refOf, signedUrl, uploadOf } from './exchange.ts'
-import { newSecret, proofOf } from './grants.ts'
+import { etagOf, partsOf, requireSame } from './etags.ts'
+import { type Exchange, grantedRef, protocol, refOf, signedUrl, uploadOf } from './exchange.ts'
+import { newSecret } from './grants.ts'
 
 /** Longest file name and media type that are read at all, characters. */
-const maxName = 4096
+export const maxName = 4096
 /** What one part takes in the list of a complete request, at most, bytes. */
 const listedPart = 160
 
@@ -17,13 +17,19 @@ export interface FileDescription {
   readonly fileName: string
   readonly mimeType: string | undefined
   readonly metadata: Readonly<Record<string, string>>
+  /** Bytes, when it is told otherwise than by the metadata. */
+  readonly totalSize?: number | undefined
 }
 
-export async function createSession(exchange: Exchange, file: FileDescription): Promise<UploadSession> {
-  const { engine, request, owner } = exchange
+/** `direct`: its parts are to go straight to the storage. */
+export async function createSession(
+  { engine, request, owner }: Exchange,
+  file: FileDescription,
+  more: { direct?: boolean } = {},
+): Promise<UploadSession> {
   const wire = newSecret()
-  const totalSize = sizeIn(file.metadata)
-  return (await engine.create({ ...file, totalSize, wire, protocol, owner, context: request })).session
+  const totalSize = file.totalSize ?? sizeIn(file.metadata)
+  return (await engine.create({ ...file, ...more, totalSize, wire, protocol, owner, context: request })).session
 }
 
 /** Uppy does not tell the size of a file, but an app can: a meta field `fileSize`. */
@@ -36,11 +42,9 @@ export async function create(exchange: Exchange): Promise<void> {
   const body = await jsonBody(exchange.request, exchange.signal)
   const fileName = textField(body, 'filename', maxName)
   if (!fileName) throw new InvalidRequestError('filename is missing.')
-  const { id, key } = await createSession(exchange, {
-    fileName,
-    mimeType: textField(body, 'type', maxName),
-    metadata: metadataOf(entriesOf((body as { metadata?: unknown }).metadata)),
-  })
+  const mimeType = textField(body, 'type', maxName)
+  const metadata = metadataOf(entriesOf((body as { metadata?: unknown }).metadata))
+  const { id, key } = await createSession(exchange, { fileName, mimeType, metadata }, { direct: exchange.direct })
   sendJson(exchange.response, 200, { key, uploadId: id })
 }
 
@@ -62,6 +66,9 @@ export async function partUrl(exchange: Exchange, session: UploadSession, partNu
   if (partNumber < 1 || partNumber > maxChunks) {
     throw new InvalidRequestError(`The part number must be a whole number from 1 to ${maxChunks}.`)
   }
+  if (session.direct) {
+    return exchange.engine.signPart({ ...refOf(exchange, session.id), partNumber, lifetime: exchange.urlTtl })
+  }
   return signedUrl(exchange, `/multipart/${session.id}/${partNumber}`, session, `part ${partNumber}`)
 }
 
@@ -71,8 +78,7 @@ export async function put(exchange: Exchange, uploadId: string, partNumber: numb
   refuseEncoding(request)
   refuseConsumed(request)
   const { size, crc32 } = await engine.writeChunk({
-    ...refOf(exchange, uploadId),
-    proof: proofOf(`part ${partNumber}`, grantIn(exchange)),
+    ...grantedRef(exchange, uploadId, `part ${partNumber}`),
     index: partNumber - 1,
     body: request,
     size: contentLength(request),
@@ -91,11 +97,19 @@ export interface ListedPart {
 /** `GET s3/multipart/:uploadId?key=` */
 export async function list(exchange: Exchange, uploadId: string): Promise<void> {
   const session = await uploadOf(exchange, uploadId, exchange.query.get('key'))
-  sendJson(exchange.response, 200, await listedParts(exchange, session))
+  sendJson(exchange.response, 200, await listedParts(exchange, session, refOf(exchange, uploadId)))
 }
 
-export async function listedParts(exchange: Exchange, session: UploadSession): Promise<ListedPart[]> {
-  const { chunks } = await exchange.engine.listChunks(refOf(exchange, session.id))
+export async function listedParts(
+  { engine }: Exchange,
+  { direct }: UploadSession,
+  ref: UploadRef,
+): Promise<ListedPart[]> {
+  if (direct) {
+    const parts = await engine.listParts(ref)
+    return parts.map(({ partNumber, etag, size }) => ({ PartNumber: partNumber, ETag: etag, Size: size }))
+  }
+  const { chunks } = await engine.listChunks(ref)
   return chunks.map((chunk) => ({ PartNumber: chunk.index + 1, ETag: etagOf(chunk), Size: chunk.size }))
 }
 
@@ -105,7 +119,7 @@ export async function complete(exchange: Exchange, uploadId: string): Promise<vo
   const { maxChunks } = engine.limits
   const session = await uploadOf(exchange, uploadId, exchange.query.get('key'))
   const body = await jsonBody(request, signal, listLimit(exchange))
-  const { url, key, size } = await completeWith(exchange, session, partsOf(body, maxChunks))
+  const { url, key, size } = await completeWith(exchange, session, refOf(exchange, uploadId), partsOf(body, maxChunks))
   sendJson(response, 200, { location: url, key, size })
 }
 
@@ -115,16 +129,17 @@ export function listLimit({ engine }: Exchange): number {
 }
 
 export async function completeWith(
-  exchange: Exchange,
-  session: UploadSession,
+  { engine }: Exchange,
+  { direct }: UploadSession,
+  ref: UploadRef,
   parts: readonly NamedPart[],
 ): Promise<StoredObject> {
-  const ref = refOf(exchange, session.id)
-  const { chunks } = await exchange.engine.listChunks(ref)
+  if (direct) return engine.complete({ ...ref, parts })
+  const { chunks } = await engine.listChunks(ref)
   requireSame(parts, chunks)
   // A part that comes in between would make another size.
   const totalSize = chunks.reduce((sum, { size }) => sum + size, 0)
-  return exchange.engine.complete({ ...ref, totalSize })
+  return engine.complete({ ...ref, totalSize })
 }
 
 /** `DELETE s3/multipart/:uploadId?key=` */
