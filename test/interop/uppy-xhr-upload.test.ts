@@ -26,7 +26,7 @@ async function setUp(config: Parameters<typeof testServer>[0] = {}) {
     hooks: { onComplete: (session) => void sessions.push(session) },
     ...config,
   })
-  // The app's own CORS middleware is its own business; the shim wants to see one.
+  // As the app's own CORS middleware would.
   server.server.prependListener('request', (_request, response) => {
     response.setHeader('Access-Control-Allow-Origin', '*')
   })

@@ -38,7 +38,7 @@ class Target extends EventTarget {
   }
 }
 
-function xhrClass(log: XhrLog) {
+function xhrClass(log: XhrLog, page: string) {
   return class extends Target {
     readonly upload = new Target()
     responseType = ''
@@ -87,6 +87,19 @@ function xhrClass(log: XhrLog) {
       this.#end('abort')
     }
 
+    #expose(response: IncomingMessage): void {
+      const { headers } = response
+      const isSameOrigin = new URL(this.#url).origin === page
+      if (!isSameOrigin && headers['access-control-allow-origin'] === undefined) {
+        throw new Error('the answer has no Access-Control-Allow-Origin')
+      }
+      const exposed = String(headers['access-control-expose-headers'] ?? '').toLowerCase()
+      const readable = [...safelisted, ...exposed.split(/,\s*/)]
+      for (const [name, value] of Object.entries(headers)) {
+        if (isSameOrigin || readable.includes(name)) this.#exposed[name] = String(value)
+      }
+    }
+
     #end(type: string): void {
       if (this.#done) return
       this.#done = true
@@ -105,7 +118,7 @@ function xhrClass(log: XhrLog) {
       if (type && !('content-type' in this.#headers)) this.#headers['content-type'] = type
       const bytes = Buffer.from(await encoded.arrayBuffer())
       const response = await new Promise<IncomingMessage>((resolve, reject) => {
-        const headers = { origin: 'https://page.example.com', 'content-length': bytes.length, ...this.#headers }
+        const headers = { origin: page, 'content-length': bytes.length, ...this.#headers }
         this.#request = httpRequest(this.#url, { method: this.#method, headers })
         this.#request.on('response', resolve).on('error', reject)
         if (this.timeout > 0) setTimeout(() => this.#end('timeout'), this.timeout).unref()
@@ -115,13 +128,7 @@ function xhrClass(log: XhrLog) {
       })
       const pieces: Buffer[] = []
       for await (const piece of response) pieces.push(piece as Buffer)
-      const origin = response.headers['access-control-allow-origin']
-      if (origin === undefined) throw new Error('the answer has no Access-Control-Allow-Origin')
-      const exposed = String(response.headers['access-control-expose-headers'] ?? '').toLowerCase()
-      const readable = [...safelisted, ...exposed.split(/,\s*/)]
-      for (const [name, value] of Object.entries(response.headers)) {
-        if (readable.includes(name)) this.#exposed[name] = String(value)
-      }
+      this.#expose(response)
       this.responseText = Buffer.concat(pieces).toString('utf8')
       this.status = entry.status = response.statusCode ?? 0
       this.statusText = response.statusMessage ?? ''
@@ -130,11 +137,11 @@ function xhrClass(log: XhrLog) {
   }
 }
 
-/** Puts it into the global scope; the function that is returned takes it out again. */
-export function installXhr(): { log: XhrLog; remove: () => void } {
+/** Puts it into the global scope, as of a page of this origin; the function that is returned takes it out again. */
+export function installXhr(page = 'https://page.example.com'): { log: XhrLog; remove: () => void } {
   const log: XhrLog = []
   const scope = globalThis as { XMLHttpRequest?: unknown }
-  scope.XMLHttpRequest = xhrClass(log)
+  scope.XMLHttpRequest = xhrClass(log, page)
   return {
     log,
     remove: () => {
