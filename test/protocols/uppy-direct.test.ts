@@ -206,6 +206,8 @@ describe('a signed URL of S3', () => {
     const storage = new S3StorageAdapter({ client, bucket: fixture.bucket })
     const server = await uppyServer({ direct: true }, { storage })
     const upload = await server.uppy.start()
+    // It would be the checksum of no bytes at all.
+    expect(await server.uppy.urlOf(upload, 1)).not.toMatch(/checksum/i)
     const sent = await sendAll(server.uppy, upload)
     expect((await server.uppy.complete(upload, sent)).status).toBe(200)
     expect(sha256(await fixture.read(upload.key))).toBe(sha256(file))
@@ -252,6 +254,23 @@ describe('a completion', () => {
     await server.fixture.storage.multipart.abort({ fileKey: upload.key, multipartId: null })
     expect((await server.uppy.complete(upload, sent)).status).toBe(404)
   })
+})
+
+it('a multipart upload whose id was lost goes with its upload', async () => {
+  const server = await directServer({}, {}, 'double')
+  const upload = await server.uppy.start({ filename: 'a', metadata: { fileSize: 1000 } })
+  server.fixture.double.fail('CreateMultipartUpload', { status: 'lost-response' })
+  expect((await server.uppy.sign(upload, 1)).status).toBe(200)
+  expect(await server.fixture.openUploads(upload.key)).toHaveLength(2)
+  await server.uppy.abort(upload)
+  expect(await server.fixture.openUploads(upload.key)).toEqual([])
+
+  const lost = await server.uppy.start({ filename: 'a', metadata: { fileSize: 1000 } })
+  for (let i = 0; i < 3; i++) server.fixture.double.fail('CreateMultipartUpload', { status: 'lost-response' })
+  expect((await server.uppy.sign(lost, 1)).status).toBe(503)
+  expect(await server.fixture.openUploads(lost.key)).toHaveLength(3)
+  await server.uppy.abort(lost)
+  expect(await server.fixture.openUploads(lost.key)).toEqual([])
 })
 
 describe('direct mode', () => {

@@ -167,7 +167,9 @@ describe('an upload', () => {
         answers.map(() => ({ status: 404, text: unknown })),
       )
     }
-    expect((await alice.complete(upload, [part])).status).toBe(200)
+    const hers = [await alice.sign(upload, 1), await alice.list(upload), await alice.complete(upload, [part])]
+    expect(hers.map(({ status }) => status)).toEqual([200, 200, 200])
+    expect((await alice.abort(await alice.start())).status).toBe(200)
   })
 
   it('is found only with its key', async () => {
