@@ -69,7 +69,7 @@ describe('Uppy XHRUpload', () => {
   })
 
   it('without a name for the plain bytes, or with several files in one request, is told what to do', async () => {
-    const { uppyWith, directory } = await setUp()
+    const { uppyWith, directory, tempDir } = await setUp()
     const raw = uppyWith({ formData: false, shouldRetry: () => false })
     raw.addFile(fileOf(bytes(100), name, 'image/png'))
     const refused = await raw.upload()
@@ -86,6 +86,7 @@ describe('Uppy XHRUpload', () => {
       message: 'The form has more than one file part. Send one file per request.',
     })
     expect(await filesBelow(join(directory, 'uploads'))).toEqual([])
+    expect(await filesBelow(join(tempDir, 'staging'))).toEqual([])
   })
 
   it('repeats what was refused, and not one of these requests leaves anything behind', async () => {
