@@ -7,6 +7,7 @@ export default defineConfig({
     tus: 'src/tus.ts',
     ietf: 'src/ietf.ts',
     resumablejs: 'src/resumablejs.ts',
+    uppy: 'src/uppy.ts',
     testing: 'src/testing.ts',
   },
   format: ['esm', 'cjs'],

@@ -81,6 +81,8 @@ export interface UploadSession extends StoredRecord {
   readonly recognizable?: true
   /** A piece of a later upload: it never becomes an object of its own. */
   readonly partial?: true
+  /** Its parts go from the client straight to the storage; there are no chunks. */
+  readonly direct?: true
   /** Ids of the partial uploads that this one is the concatenation of, in order. */
   readonly sources?: readonly string[]
   /** Ids of the uploads that wait for this partial one. */

@@ -70,6 +70,16 @@ export interface MultipartStorage {
    * (the id was lost in a crash). Never touches another key.
    */
   abort(upload: { readonly fileKey: string; readonly multipartId: string | null }): Promise<void>
+  /** Lets clients send parts straight to the storage. */
+  readonly direct?: DirectMultipart
+}
+
+/** Multipart uploads whose parts come from clients; listed, completed and aborted like all others. */
+export interface DirectMultipart {
+  /** Opens a multipart upload that takes parts without anything but their bytes, and returns its id. */
+  create(fileKey: string, info: ObjectInfo): Promise<string>
+  /** An absolute URL that takes the bytes of this one part by PUT, for `lifetime` ms. */
+  signPart(upload: MultipartRef, partNumber: number, lifetime: number): Promise<string>
 }
 
 export interface MultipartRef {
@@ -89,6 +99,13 @@ export interface PartBody {
 export interface StoredPart {
   readonly partNumber: number
   readonly size: number
+  readonly etag: string
+}
+
+/** A part as a client names it. */
+export interface NamedPart {
+  readonly partNumber: number
+  /** With or without quotes. */
   readonly etag: string
 }
 

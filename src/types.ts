@@ -7,7 +7,7 @@
 import type { EventEmitter } from 'node:events'
 import type { Readable } from 'node:stream'
 import type { UploadSession } from './session-contract.ts'
-import type { StoredObject } from './storage-contract.ts'
+import type { NamedPart, StoredObject, StoredPart } from './storage-contract.ts'
 
 export type * from './session-contract.ts'
 export type * from './storage-contract.ts'
@@ -118,8 +118,10 @@ export interface CreateUpload {
   readonly metadata?: Readonly<Record<string, string>> | undefined
   /** Makes a partial upload: no media-type check and no `onCreate`; those are for the upload it becomes a piece of. */
   readonly partial?: boolean | undefined
-  /** Keeps what `matchesChunk` needs for as long as the upload is remembered, also when it is complete. */
+  /** Keeps the CRC-32 of its chunks for `matchesChunk` and `listChunks` as long as the upload is remembered. */
   readonly recognizable?: boolean | undefined
+  /** The client sends the parts straight to the storage. Needs `engine.signsParts`. */
+  readonly direct?: boolean | undefined
   /** Kept as it is, for the protocol. */
   readonly wire?: Readonly<Record<string, string>> | undefined
   readonly protocol: string
@@ -128,7 +130,7 @@ export interface CreateUpload {
 }
 
 /** An upload that is the concatenation of partial ones; it has no bytes of its own. */
-export interface ComposeUpload extends Omit<CreateUpload, 'totalSize' | 'chunkSize' | 'partial'> {
+export interface ComposeUpload extends Omit<CreateUpload, 'totalSize' | 'chunkSize' | 'partial' | 'direct'> {
   /** Ids of partial uploads of the same owner and protocol, in order; one may appear several times. */
   readonly sources: readonly string[]
 }
@@ -154,6 +156,11 @@ export interface UploadRef {
   readonly context?: unknown
   /** Aborted when the caller is gone. */
   readonly signal?: AbortSignal | undefined
+  /**
+   * Takes the place of the owner check: whether the caller has proved by other means (a signed URL) that this very
+   * upload is theirs to touch. `false` is the answer for an unknown id; it may throw an error of its own.
+   */
+  readonly proof?: ((session: UploadSession) => boolean) | undefined
 }
 
 export interface WriteChunk extends UploadRef {
@@ -173,6 +180,15 @@ export interface ChunkWritten {
   readonly size: number
   /** The same bytes were already there; nothing changed. */
   readonly duplicate: boolean
+  /** Of an upload that is `recognizable`. */
+  readonly crc32?: number
+}
+
+export interface ListedChunk {
+  readonly index: number
+  readonly size: number
+  /** `null` when it is not known here: the upload is not `recognizable`, or another machine has stored it. */
+  readonly crc32: number | null
 }
 
 export interface AppendBytes extends UploadRef {
@@ -212,6 +228,15 @@ export interface CompleteUpload extends UploadRef {
   readonly totalSize?: number | undefined
   /** `<algorithm>:<base64>` of the whole file. */
   readonly checksum?: string | undefined
+  /** Of a `direct` upload: all its parts, in order. They must be the ones that the storage holds. */
+  readonly parts?: readonly NamedPart[] | undefined
+}
+
+export interface SignPart extends UploadRef {
+  /** From 1. */
+  readonly partNumber: number
+  /** How long the URL is good, ms. */
+  readonly lifetime: number
 }
 
 export interface UploadOffset {
@@ -257,6 +282,8 @@ export interface SpooledBody {
 export interface UploadEngine {
   readonly limits: UploadLimits
   readonly events: EventEmitter<UploadEvents>
+  /** Whether the storage lets clients send parts to it: `direct` uploads are possible. */
+  readonly signsParts: boolean
   /** Opens an upload, or finds the open one of the same `resumeKey`. */
   create(request: CreateUpload): Promise<{ session: UploadSession; resumed: boolean }>
   /** What a `resumeKey` leads to; `null` when it is free. Keys are remembered for a day after their upload has gone. */
@@ -271,6 +298,12 @@ export interface UploadEngine {
    * body that is too long the rest is left unread.
    */
   matchesChunk(request: WriteChunk): Promise<boolean>
+  /** The chunks that have arrived, in order. */
+  listChunks(request: UploadRef): Promise<{ session: UploadSession; chunks: ListedChunk[] }>
+  /** A URL at the storage for one part of a `direct` upload. */
+  signPart(request: SignPart): Promise<string>
+  /** The parts of a `direct` upload that the storage holds. */
+  listParts(request: UploadRef): Promise<StoredPart[]>
   /** Opens an upload that is made of partial ones; the same request again finds the same upload. */
   compose(request: ComposeUpload): Promise<{ session: UploadSession; resumed: boolean }>
   /**

@@ -74,6 +74,10 @@ function follows(last: ChunkRun, run: ChunkRun): boolean {
   return last.offset + last.count * last.size === run.offset
 }
 
+export function allChunks(runs: Runs): Chunk[] {
+  return runs.flatMap((run) => Array.from({ length: run.count }, (_, i) => chunkOf(run, run.index + i)))
+}
+
 export function countChunks(runs: Runs): number {
   return runs.reduce((sum, run) => sum + run.count, 0)
 }

@@ -14,7 +14,7 @@ export async function matchesChunk(
 ): Promise<boolean> {
   const chunk = findChunk(session.chunks, request.index)
   if (!chunk || (request.size !== undefined && request.size !== chunk.size)) return false
-  const sum = await parts.staging.readSum(session.id, chunk.index, chunk.size)
+  const sum = await parts.staging.sums.read(session.id, chunk.index, chunk.size)
   if (sum === null) return false
   const body = await receive(parts, request, chunk.size, signal)
   return body?.size === chunk.size && body.crc === sum

@@ -111,6 +111,14 @@ export function checkSize(session: UploadSession, index: number, size: number, l
   })
 }
 
+/** The body is not as long as its request said. */
+export function otherSize(expected: number, received: number): InvalidRequestError {
+  return new InvalidRequestError(`The chunk has ${received} bytes instead of ${expected}.`, {
+    code: 'CHUNK_SIZE_MISMATCH',
+    details: { expected, received },
+  })
+}
+
 /**
  * The session with the chunk counted, once, in the place of what its index held.
  * @throws NexusUploaderError when that would make the upload contradict itself

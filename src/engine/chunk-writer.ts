@@ -1,12 +1,13 @@
 /** Stores one chunk: whole or not at all, in any order, in parallel, the same one any number of times. */
 import { setTimeout as wait } from 'node:timers/promises'
-import { fromFileSystemError, InvalidRequestError, UploadClosedError, UploadNotFoundError } from '../errors.ts'
+import { fromFileSystemError, UploadClosedError, UploadNotFoundError } from '../errors.ts'
 import type { ChunkWritten, UploadSession, WriteChunk } from '../types.ts'
 import { requireOpen } from './authorization.ts'
 import { parseChecksum, type ReceivedBody, receiveBody, type Sink } from './body.ts'
 import { type ByteRange, type Chunk, findChunk, trueOffset } from './chunk-map.ts'
-import { addChunk, type ChunkPlan, checkSize, planChunk } from './chunk-plan.ts'
+import { addChunk, type ChunkPlan, checkSize, otherSize, planChunk } from './chunk-plan.ts'
 import type { Claim } from './claims.ts'
+import { refuseDirect } from './direct-uploads.ts'
 import type { EngineParts } from './engine-options.ts'
 import { holdsBytes, isSent, keepsSums } from './part-plan.ts'
 import type { Change } from './session-updates.ts'
@@ -114,8 +115,10 @@ export class ChunkWriter {
       const existing = findChunk(current.chunks, writing.request.index)
       if (existing && (await this.#isSame(current, existing, body, file.path))) {
         // Its sum may have been lost with the process that stored it.
-        if (current.recognizable) await this.#parts.staging.writeSum(current.id, existing.index, body.size, body.crc)
-        return { session: current, size: body.size, duplicate: true }
+        if (current.recognizable) {
+          await this.#parts.staging.sums.write(current.id, existing.index, body.size, body.crc)
+        }
+        return writtenOf(current, body, true)
       }
       const written = await this.#commitLoose(writing, file.path, body)
       kept = true
@@ -130,7 +133,7 @@ export class ChunkWriter {
   async #verify(writing: Writing, existing: Chunk): Promise<ChunkWritten> {
     const { session } = writing
     const body = await this.#receive(writing, async () => {}, true)
-    if (await this.#hasSum(session, existing, body)) return { session, size: body.size, duplicate: true }
+    if (await this.#hasSum(session, existing, body)) return writtenOf(session, body, true)
     throw conflict()
   }
 
@@ -190,15 +193,15 @@ export class ChunkWriter {
     const stored = await this.#parts.sessions.update(session.id, change).catch(async (error) => {
       // Refused for certain: the chunk that was there is still the one.
       if (sumBefore && (error as { code?: unknown }).code === 'CHUNK_CONFLICT') {
-        await this.#parts.staging.writeSum(session.id, index, sumBefore.size, sumBefore.crc)
+        await this.#parts.staging.sums.write(session.id, index, sumBefore.size, sumBefore.crc)
       }
       throw error
     })
-    if (summed) await this.#parts.staging.writeSum(session.id, index, body.size, body.crc)
+    if (summed) await this.#parts.staging.sums.write(session.id, index, body.size, body.crc)
     if (!stored) throw new UploadNotFoundError()
     const old = replaced as Chunk | null
     if (old && old.loose > 0) await this.#parts.staging.removeLoose(session.id, index, old.loose)
-    return { session: stored, size: body.size, duplicate: false }
+    return writtenOf(stored, body, false)
   }
 
   /**
@@ -209,8 +212,8 @@ export class ChunkWriter {
     const { staging } = this.#parts
     const { existing } = plan
     if (!existing) return null
-    const crc = await staging.readSum(session.id, request.index, existing.size)
-    await staging.writeSum(session.id, request.index, 0, 0)
+    const crc = await staging.sums.read(session.id, request.index, existing.size)
+    await staging.sums.write(session.id, request.index, 0, 0)
     return crc === null ? null : { size: existing.size, crc }
   }
 
@@ -237,7 +240,7 @@ export class ChunkWriter {
   async #hasSum(session: UploadSession, existing: Chunk, body: ReceivedBody): Promise<boolean> {
     if (body.size !== existing.size) return false
     for (let attempt = 0; attempt < 10; attempt++) {
-      const crc = await this.#parts.staging.readSum(session.id, existing.index, existing.size)
+      const crc = await this.#parts.staging.sums.read(session.id, existing.index, existing.size)
       if (crc !== null) return crc === body.crc
       await wait(20)
     }
@@ -311,11 +314,8 @@ class Spill {
   }
 }
 
-function otherSize(expected: number, received: number): InvalidRequestError {
-  return new InvalidRequestError(`The chunk has ${received} bytes instead of ${expected}.`, {
-    code: 'CHUNK_SIZE_MISMATCH',
-    details: { expected, received },
-  })
+function writtenOf(session: UploadSession, { size, crc }: ReceivedBody, duplicate: boolean): ChunkWritten {
+  return { session, size, duplicate, ...(session.recognizable && { crc32: crc }) }
 }
 
 function conflict(): UploadClosedError {
@@ -333,6 +333,7 @@ function isFixed(session: UploadSession, chunk: Chunk): boolean {
 
 export function requireActive(session: UploadSession): void {
   requireOpen(session)
+  refuseDirect(session)
   if (session.state !== 'active' || session.object) {
     throw new UploadClosedError('The upload is complete, or being completed, and takes no more data.')
   }

@@ -18,6 +18,7 @@ import { requireOpen } from './authorization.ts'
 import { parseChecksum } from './body.ts'
 import { countChunks, receivedBytes, receivedIndexes } from './chunk-map.ts'
 import { keepSources, totalOf, wholeSources } from './composer.ts'
+import type { DirectUploads } from './direct-uploads.ts'
 import type { EngineParts } from './engine-options.ts'
 import { ObjectStorer } from './object-storer.ts'
 import type { PartSender } from './part-sender.ts'
@@ -39,12 +40,14 @@ export class Completion {
   readonly #sender: PartSender
   readonly #storer: ObjectStorer
   readonly #discard: Discard
+  readonly #direct: DirectUploads
   readonly #running = new Map<string, Promise<StoredObject>>()
 
-  constructor(parts: EngineParts, sender: PartSender, settler: Settler, discard: Discard) {
+  constructor(parts: EngineParts, sender: PartSender, settler: Settler, direct: DirectUploads, discard: Discard) {
     this.#parts = parts
     this.#sender = sender
     this.#discard = discard
+    this.#direct = direct
     this.#storer = new ObjectStorer(parts, sender, settler)
   }
 
@@ -75,12 +78,39 @@ export class Completion {
   }
 
   async #start(session: UploadSession, request: CompleteUpload): Promise<StoredObject> {
+    if (session.direct && session.state === 'active' && !session.object) {
+      const totalSize = await this.#checkDirect(session, request)
+      return this.#run(session.id, { ...request, totalSize })
+    }
     if (!session.sources || session.state !== 'active') return this.#run(session.id, request)
     const totalSize = totalOf(await wholeSources(this.#parts, session))
     const { maxFileSize } = this.#parts.options.limits
     if (totalSize > maxFileSize) throw new FileSizeExceededError(maxFileSize)
     await keepSources(this.#parts, session)
     return this.#run(session.id, { ...request, totalSize })
+  }
+
+  /** Nobody could stop the client from sending too much; but it does not become a file. */
+  async #checkDirect(session: UploadSession, request: CompleteUpload): Promise<number> {
+    try {
+      return await this.#direct.check(session, request)
+    } catch (error) {
+      if (error instanceof FileSizeExceededError) await this.#abortLarge(session)
+      throw error
+    }
+  }
+
+  async #abortLarge({ id }: UploadSession): Promise<void> {
+    const now = this.#parts.clock()
+    const expiresAt = now + this.#parts.options.completedTtl
+    const aborted = await this.#parts.sessions.update(id, (current) =>
+      current.state === 'active' && !current.object
+        ? { ...current, state: 'aborted', open: false, updatedAt: now, expiresAt }
+        : current,
+    )
+    if (aborted?.state !== 'aborted') return
+    await this.#cleanUp(aborted)
+    this.#parts.emit('aborted', { session: aborted })
   }
 
   async #run(id: string, request: CompleteUpload): Promise<StoredObject> {
@@ -117,7 +147,7 @@ export class Completion {
         if (current.state !== 'active' && !isStale(current, now)) return current
         const totalSize = current.totalSize ?? request.totalSize ?? receivedBytes(current.chunks)
         const next = { ...current, totalSize, updatedAt: now, expiresAt: now + options.sessionTtl }
-        if (!current.object && !current.sources) requireWhole(next)
+        if (!current.object && !current.sources && !current.direct) requireWhole(next)
         return { ...next, state: 'completing', completing: { by, until: now + leaseTime } }
       })
       if (!session) throw new UploadNotFoundError()
@@ -144,7 +174,7 @@ export class Completion {
 
   async #finish(won: UploadSession, by: string, signal: AbortSignal, request: CompleteUpload): Promise<StoredObject> {
     const checksum = request.checksum ?? won.checksum
-    const stored = won.object ?? (await this.#storer.store(won, checksum, signal))
+    const stored = won.object ?? (await this.#storer.store(won, checksum, request.parts ?? [], signal))
     const recorded = await this.#record(won, by, stored)
     const object = recorded.object ?? stored
     await this.#tellHook(recorded, object, by, request.context)

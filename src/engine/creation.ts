@@ -11,6 +11,7 @@ import type { CreateUpload, UploadDraft, UploadLimits, UploadSession } from '../
 import { authorize } from './authorization.ts'
 import { parseChecksum } from './body.ts'
 import type { ComposedCreate } from './composer.ts'
+import { requireDirect } from './direct-uploads.ts'
 import type { EngineParts } from './engine-options.ts'
 import { checkKey, cleanMimeType, displayName, mimeTypeMatches, safeFileName } from './names.ts'
 import { planPartSize } from './part-plan.ts'
@@ -29,6 +30,7 @@ export class Creation {
 
   async create(request: CreateUpload | ComposedCreate): Promise<{ session: UploadSession; resumed: boolean }> {
     const checked = checkCreate(request, this.#limits)
+    if (request.direct) requireDirect(this.#parts, request)
     await authorize(this.#parts, 'create', null, request.context)
     const owner = request.owner ?? null
     const { resumeKey } = request
@@ -105,6 +107,7 @@ export class Creation {
       object: null,
       ...(request.recognizable && { recognizable: true }),
       ...(request.partial && { partial: true }),
+      ...(request.direct && { direct: true }),
       ...('sources' in request && { sources: [...request.sources] }),
       ...(request.wire && { wire: { ...request.wire } }),
       createdAt: now,

@@ -12,13 +12,15 @@ import {
   UploadExpiredError,
   UploadLockedError,
 } from '../errors.ts'
-import type { ObjectInfo, Span, StoredObject, StoredPart, UploadSession } from '../types.ts'
+import type { NamedPart, ObjectInfo, Span, StoredObject, StoredPart, UploadSession } from '../types.ts'
 import { parseChecksum, RunningChecksum } from './body.ts'
 import { firstUnsettled } from './chunk-map.ts'
 import { composedPieces, pinSources } from './composer.ts'
+import { requireNamed } from './direct-uploads.ts'
 import type { EngineParts } from './engine-options.ts'
+import { objectInfo } from './multipart-opening.ts'
 import { partCount, partRange, usesParts } from './part-plan.ts'
-import { objectInfo, type PartSender } from './part-sender.ts'
+import type { PartSender } from './part-sender.ts'
 import { addToSpans, countSpans } from './ranges.ts'
 import type { Settler } from './settler.ts'
 import type { FilePiece } from './staged-files.ts'
@@ -39,19 +41,27 @@ export class ObjectStorer {
   }
 
   /**
-   * `checksum` is what the whole file must have, verified before anything is published.
+   * `checksum` is what the whole file must have, verified before anything is published; `parts` are those of a direct
+   * upload as the client names them.
    * @throws NexusUploaderError; the staging is untouched then, and the call can be repeated
    */
-  async store(won: UploadSession, checksum: string | null, signal: AbortSignal): Promise<StoredObject> {
+  async store(
+    won: UploadSession,
+    checksum: string | null,
+    parts: readonly NamedPart[],
+    signal: AbortSignal,
+  ): Promise<StoredObject> {
     try {
       const session = await this.#settler.settleAll(won.id, patience, signal)
       // Somebody in another process holds on to bytes of the staging; until they let go nothing can be promised.
       if (firstUnsettled(session)) throw new UploadLockedError()
       const url = session.sources
         ? await pinSources(this.#parts, session, () => this.#storeComposed(session, checksum, signal))
-        : usesParts(this.#parts.options.storage.multipart, session)
-          ? await this.#storeParts(session, checksum, signal)
-          : await this.#storeWhole(session, checksum, signal)
+        : session.direct
+          ? await this.#joinDirect(session, parts, signal)
+          : usesParts(this.#parts.options.storage.multipart, session)
+            ? await this.#storeParts(session, checksum, signal)
+            : await this.#storeWhole(session, checksum, signal)
       if (typeof url !== 'string' || url === '') throw new StorageError('The storage returned no URL.')
       return { url, key: session.key, size: session.totalSize ?? 0, ...(checksum !== null && { checksum }) }
     } catch (cause) {
@@ -161,15 +171,37 @@ export class ObjectStorer {
   }
 
   /** The record says which parts were sent, the storage says which it holds: only when they agree is it complete. */
-  async #joinParts(session: UploadSession, signal: AbortSignal): Promise<string> {
-    const { storage, storageTimeout } = this.#parts.options
-    if (!storage.multipart || session.multipartId === null) throw new StorageUnavailableError()
-    const ref = { fileKey: session.key, multipartId: session.multipartId }
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(storageTimeout)])
+  #joinParts(session: UploadSession, signal: AbortSignal): Promise<string> {
     const expected = Array.from({ length: partCount(session) }, (_, i) => {
       const { start, end } = partRange(session, i + 1)
       return { partNumber: i + 1, size: end - start, etag: '' }
     })
+    return this.#join(session, expected, signal, async (listed) => {
+      const agrees = expected.every((part, i) => {
+        const held = listed[i]
+        return held?.partNumber === part.partNumber && held.size === part.size
+      })
+      if (!agrees || listed.length !== expected.length) throw await this.#disagreement(session, expected, listed)
+    })
+  }
+
+  /** Here it is the client who says which parts there are. */
+  #joinDirect(session: UploadSession, named: readonly NamedPart[], signal: AbortSignal): Promise<string> {
+    const whole = [{ partNumber: 1, size: session.totalSize ?? 0, etag: '' }]
+    return this.#join(session, whole, signal, async (listed) => requireNamed(named, listed))
+  }
+
+  /** `expected` tells the size of the object; `agree` throws when the storage holds other parts. */
+  async #join(
+    session: UploadSession,
+    expected: readonly StoredPart[],
+    signal: AbortSignal,
+    agree: (listed: readonly StoredPart[]) => Promise<void>,
+  ): Promise<string> {
+    const { storage, storageTimeout } = this.#parts.options
+    if (!storage.multipart || session.multipartId === null) throw new StorageUnavailableError()
+    const ref = { fileKey: session.key, multipartId: session.multipartId }
+    const limit = AbortSignal.any([signal, AbortSignal.timeout(storageTimeout)])
     await this.#stillOurs(session, (current) => current)
     const listed = await withDeadline(storage.multipart.listParts(ref, limit), limit)
     const info = objectInfo(session, limit)
@@ -181,11 +213,7 @@ export class ObjectStorer {
         throw await this.#closedWithoutObject(session, error)
       }
     }
-    const agrees = expected.every((part, i) => {
-      const held = listed[i]
-      return held?.partNumber === part.partNumber && held.size === part.size
-    })
-    if (!agrees || listed.length !== expected.length) throw await this.#disagreement(session, expected, listed)
+    await agree(listed)
     return withDeadline(storage.multipart.complete(ref, listed, info), limit)
   }
 

@@ -1,9 +1,10 @@
 /** Sends whole parts on to the storage while the client is still sending the next ones. */
 import { StorageUnavailableError, UploadExpiredError, UploadNotFoundError } from '../errors.ts'
-import type { MultipartStorage, ObjectInfo, PartBody, UploadSession } from '../types.ts'
+import type { MultipartStorage, PartBody, UploadSession } from '../types.ts'
 import { isSettled, settledRanges } from './chunk-map.ts'
 import { composedPieces } from './composer.ts'
 import type { EngineParts } from './engine-options.ts'
+import { objectInfo, openMultipart } from './multipart-opening.ts'
 import { partRange, readyParts, usesParts } from './part-plan.ts'
 import { addToSpans, spansInclude } from './ranges.ts'
 import { withDeadline } from './waiting.ts'
@@ -123,24 +124,10 @@ export class PartSender {
     return this.#current(uploadId)
   }
 
-  async #open(storage: MultipartStorage, session: UploadSession, signal: AbortSignal): Promise<UploadSession> {
-    if (session.multipartId !== null) return session
-    // Counted first: if this process dies before it has recorded the id, nobody else will ever know it.
-    const counted = await this.#parts.sessions.update(session.id, (current) =>
-      current.multipartId === null ? { ...current, openings: (current.openings ?? 0) + 1 } : current,
+  #open(storage: MultipartStorage, session: UploadSession, signal: AbortSignal): Promise<UploadSession> {
+    return openMultipart(this.#parts, storage, session, () =>
+      this.#call(signal, (limit) => storage.create(session.key, objectInfo(session, limit))),
     )
-    if (!counted) throw new UploadNotFoundError()
-    if (counted.multipartId !== null) return counted
-    const multipartId = await this.#call(signal, (limit) => storage.create(session.key, objectInfo(session, limit)))
-    const opened = await this.#parts.sessions.update(session.id, (current) =>
-      current.multipartId === null ? { ...current, multipartId } : current,
-    )
-    if (opened?.multipartId !== multipartId) {
-      // Another process was faster, or the upload ended meanwhile: ours must not stay behind.
-      await storage.abort({ fileKey: session.key, multipartId })
-    }
-    if (!opened) throw new UploadNotFoundError()
-    return opened
   }
 
   async #sendPart(
@@ -235,15 +222,4 @@ export class PartSender {
 function isAt(session: UploadSession, completing: boolean): boolean {
   if (session.object) return false
   return completing ? session.state === 'completing' : session.state === 'active' || session.state === 'completing'
-}
-
-export function objectInfo(session: UploadSession, signal: AbortSignal): ObjectInfo {
-  return {
-    size: session.totalSize,
-    fileName: session.fileName,
-    mimeType: session.mimeType,
-    uploadId: session.id,
-    metadata: session.metadata,
-    signal,
-  }
 }

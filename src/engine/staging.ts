@@ -15,7 +15,7 @@ import { Readable } from 'node:stream'
 import fs from 'fs-extra'
 import { StorageUnavailableError } from '../errors.ts'
 import type { Durability, PartBody } from '../types.ts'
-import { readSum, writeSum } from './chunk-sums.ts'
+import { ChunkSums } from './chunk-sums.ts'
 import {
   bytesIn,
   type FilePiece,
@@ -42,6 +42,7 @@ export interface PositionalFile {
 
 export class Staging {
   readonly root: string
+  readonly sums: ChunkSums
   readonly #spool: string
   readonly #durable: boolean
 
@@ -49,6 +50,7 @@ export class Staging {
     this.root = join(options.tempDir, 'staging')
     this.#spool = join(options.tempDir, 'spool')
     this.#durable = options.durability === 'power'
+    this.sums = new ChunkSums((uploadId) => join(this.folderOf(uploadId), sums), this.#durable)
   }
 
   folderOf(uploadId: string): string {
@@ -269,15 +271,6 @@ export class Staging {
 
   async removePart(uploadId: string, partNumber: number): Promise<void> {
     await fs.remove(this.partPath(uploadId, partNumber))
-  }
-
-  writeSum(uploadId: string, index: number, size: number, crc: number): Promise<void> {
-    return writeSum(join(this.folderOf(uploadId), sums), { index, size, crc }, this.#durable)
-  }
-
-  /** CRC-32 of a chunk that was written earlier; `null` when none is known. */
-  readSum(uploadId: string, index: number, size: number): Promise<number | null> {
-    return readSum(join(this.folderOf(uploadId), sums), index, size)
   }
 
   /** Removes everything of an upload but the sums of its chunks; `false` when nothing else was there. */

@@ -120,8 +120,8 @@ export class Sweeper {
     const { staging } = this.#parts
     const isRecognized = session.recognizable && session.state === 'completed'
     await (isRecognized ? staging.keepSums(session.id) : staging.remove(session.id))
-    const { multipartId, totalSize, partSize } = session
-    const opened = multipartId !== null || totalSize === null || totalSize > partSize
+    const { multipartId, openings, totalSize, partSize } = session
+    const opened = multipartId !== null || openings !== undefined || totalSize === null || totalSize > partSize
     // Stored, then refused by the application.
     if (session.object && session.state === 'aborted') await storage.remove?.(session.key)
     if (!storage.multipart) return

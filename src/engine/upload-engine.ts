@@ -12,8 +12,11 @@ import type {
   Durability,
   FindUpload,
   FoundUpload,
+  ListedChunk,
+  SignPart,
   SpooledBody,
   StoredObject,
+  StoredPart,
   SweepReport,
   UploadAction,
   UploadEngine,
@@ -29,13 +32,14 @@ import { acquireAppendLock } from './append-lock.ts'
 import { Appender } from './appender.ts'
 import { authorize, requireOpen } from './authorization.ts'
 import { parseChecksum } from './body.ts'
-import { firstUnsettled, prefix } from './chunk-map.ts'
+import { allChunks, firstUnsettled, prefix } from './chunk-map.ts'
 import { matchesChunk } from './chunk-matcher.ts'
 import { ChunkWriter, requireActive } from './chunk-writer.ts'
 import { Claims } from './claims.ts'
 import { Completion } from './completion.ts'
 import { composedCreate, linkSources, refusePartial } from './composer.ts'
 import { Creation } from './creation.ts'
+import { DirectUploads } from './direct-uploads.ts'
 import type { EngineOptions, EngineParts } from './engine-options.ts'
 import { PartSender } from './part-sender.ts'
 import { ResumeKeys } from './resume-keys.ts'
@@ -51,6 +55,7 @@ const uploadIdPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}
 
 export class Engine implements UploadEngine {
   readonly limits: UploadLimits
+  readonly signsParts: boolean
   readonly events = new EventEmitter<UploadEvents>({ captureRejections: true })
   readonly #parts: EngineParts
   readonly #keys: ResumeKeys
@@ -62,6 +67,7 @@ export class Engine implements UploadEngine {
   readonly #appender: Appender
   readonly #aborter: Aborter
   readonly #sweeper: Sweeper
+  readonly #direct: DirectUploads
   readonly #cut = new AbortController()
   readonly #work = new Set<Promise<unknown>>()
   #ready: Promise<void> | null = null
@@ -69,6 +75,7 @@ export class Engine implements UploadEngine {
 
   constructor(options: EngineOptions & { readonly durability: Durability; readonly clock: () => number }) {
     this.limits = options.limits
+    this.signsParts = options.storage.multipart?.direct !== undefined
     // Every body under way listens to it.
     setMaxListeners(0, this.#cut.signal)
     const staging = new Staging(options)
@@ -93,9 +100,10 @@ export class Engine implements UploadEngine {
     this.#writer = new ChunkWriter(this.#parts)
     this.#sender = new PartSender(this.#parts)
     this.#settler = new Settler(this.#parts)
+    this.#direct = new DirectUploads(this.#parts)
     this.#sweeper = new Sweeper(this.#parts, this.#keys)
     const discard = (session: UploadSession) => this.#sweeper.discard(session)
-    this.#completion = new Completion(this.#parts, this.#sender, this.#settler, discard)
+    this.#completion = new Completion(this.#parts, this.#sender, this.#settler, this.#direct, discard)
     this.#appender = new Appender(this.#parts, this.#sender)
     this.#aborter = new Aborter(this.#parts, this.#sender, discard)
     this.#sweeper.start()
@@ -205,6 +213,24 @@ export class Engine implements UploadEngine {
     })
   }
 
+  listChunks(request: UploadRef): Promise<{ session: UploadSession; chunks: ListedChunk[] }> {
+    return this.#track(async () => {
+      const session = await this.#load(request, 'read')
+      requireOpen(session)
+      const crcOf = await this.#parts.staging.sums.all(session.id)
+      const chunks = allChunks(session.chunks).map(({ index, size }) => ({ index, size, crc32: crcOf(index, size) }))
+      return { session, chunks }
+    })
+  }
+
+  signPart(request: SignPart): Promise<string> {
+    return this.#track(async () => this.#direct.signPart(await this.#load(request, 'write'), request))
+  }
+
+  listParts(request: UploadRef): Promise<StoredPart[]> {
+    return this.#track(async () => this.#direct.listParts(await this.#load(request, 'read')))
+  }
+
   complete(request: CompleteUpload): Promise<StoredObject> {
     return this.#track(async () => {
       const session = await this.#load(request, 'complete')
@@ -297,8 +323,9 @@ export class Engine implements UploadEngine {
   async #load(request: UploadRef, action: UploadAction): Promise<UploadSession> {
     if (!uploadIdPattern.test(request.uploadId)) throw new UploadNotFoundError()
     const session = await this.#parts.sessions.get(request.uploadId)
-    const foreign = !session || (session.owner !== null && session.owner !== (request.owner ?? null))
-    if (foreign || session.protocol !== request.protocol) throw new UploadNotFoundError()
+    if (session?.protocol !== request.protocol) throw new UploadNotFoundError()
+    const isTheirs = request.proof?.(session) ?? (session.owner === null || session.owner === (request.owner ?? null))
+    if (!isTheirs) throw new UploadNotFoundError()
     await authorize(this.#parts, action, session, request.context)
     return session
   }

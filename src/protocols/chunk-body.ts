@@ -31,29 +31,28 @@ export interface Form<Result> {
 }
 
 export interface FormLimits {
-  /** Most fields, without the file. Default 8, at most 64. */
-  readonly fields?: number
-  /** Longest value of a field, bytes. Default 1 KiB, at most 16 KiB. */
-  readonly fieldSize?: number
+  /** Most fields, without the file. */
+  readonly fields: number
+  /** Longest name of a field, bytes. */
+  readonly fieldNameSize: number
+  /** Longest value of a field, bytes. */
+  readonly fieldSize: number
+  /** Whether names may be like `tags[]`: 1, or 0. */
+  readonly fieldNestingDepth: number
 }
 
 /** What a form of ours needs, and little more: hostile forms end here. */
-function limitsOf({ fields = 8, fieldSize = 1024 }: FormLimits) {
-  const most = Math.min(fields, 64)
-  return {
-    files: 1,
-    fields: most,
-    parts: most + 1,
-    fieldNameSize: 64,
-    fieldSize: Math.min(fieldSize, 16 * 1024),
-    headerPairs: 32,
-    fieldNestingDepth: 0,
-  }
+export const chunkFormLimits: FormLimits = { fields: 8, fieldNameSize: 64, fieldSize: 1024, fieldNestingDepth: 0 }
+const limits = {
+  files: 1,
+  headerPairs: 32,
+  // A name like `a[4000000000]` would make an array of that length.
+  fieldArrayIndexLimit: 0,
 }
 
 const multerMessages: Readonly<Record<string, string>> = {
   LIMIT_PART_COUNT: 'The form has too many parts.',
-  LIMIT_FILE_COUNT: 'The form has more than one file part.',
+  LIMIT_FILE_COUNT: 'The form has more than one file part. Send one file per request.',
   LIMIT_UNEXPECTED_FILE: 'The form has a file part that this route does not expect.',
   LIMIT_FIELD_KEY: 'A field name is too long.',
   LIMIT_FIELD_VALUE: 'A field value is too long.',
@@ -73,7 +72,7 @@ export function readForm<Result>(
   response: ServerResponse,
   fieldName: string | null,
   takeFile: TakeFile<Result>,
-  limits: FormLimits = {},
+  formLimits: FormLimits = chunkFormLimits,
 ): Promise<Form<Result>> {
   return new Promise((resolve, reject) => {
     let file: Result | null = null
@@ -100,8 +99,13 @@ export function readForm<Result>(
       },
       _removeFile: (_request, _file, callback) => callback(null),
     }
-    // Browsers send names of files in UTF-8.
-    const upload = multer({ storage, limits: limitsOf(limits), defParamCharset: 'utf8' })
+    const upload = multer({
+      storage,
+      // One part more than there may be, so that what is wrong can be told: a second file, or a field too many.
+      limits: { ...limits, ...formLimits, parts: formLimits.fields + 2 },
+      // Browsers write names in UTF-8, without saying so.
+      defParamCharset: 'utf8',
+    })
     const parse = fieldName === null ? upload.any() : upload.single(fieldName)
     // multer asks for Express' types; it uses nothing that Node's own objects lack.
     parse(request as never, response as never, (error: unknown) => {

@@ -95,6 +95,13 @@ export function textField(source: unknown, name: string, maxLength: number): str
   return value
 }
 
+/** The query of the URL, whatever parser the app has set. */
+export function queryOf(request: IncomingMessage): URLSearchParams {
+  const url = request.url ?? ''
+  const at = url.indexOf('?')
+  return new URLSearchParams(at < 0 ? '' : url.slice(at + 1))
+}
+
 /** A whole number, as a number or in plain decimal digits. @throws InvalidRequestError for anything else */
 export function integerField(source: unknown, name: string): number | undefined {
   const value = fieldOf(source, name)
@@ -105,10 +112,14 @@ export function integerField(source: unknown, name: string): number | undefined 
 }
 
 /**
- * The JSON body: what a body parser of the app left in `request.body`, or parsed here (at most 16 KiB) when there
- * was none. @throws InvalidRequestError
+ * The JSON body: what a body parser of the app left in `request.body`, or parsed here (at most `maxBytes`, 16 KiB by
+ * default) when there was none. @throws InvalidRequestError
  */
-export async function jsonBody(request: UploadRequest, signal: AbortSignal): Promise<unknown> {
+export async function jsonBody(
+  request: UploadRequest,
+  signal: AbortSignal,
+  maxBytes: number = maxJsonBytes,
+): Promise<unknown> {
   const parsed = request.body
   if (parsed !== undefined && (request.readableEnded || hasKeys(parsed))) return requireObject(parsed)
   if (request.readableEnded) throw new InvalidRequestError('The body was read by something else before this route.')
@@ -122,7 +133,7 @@ export async function jsonBody(request: UploadRequest, signal: AbortSignal): Pro
     throw new UnsupportedMediaTypeError('Send this request as application/json.')
   }
   refuseEncoding(request)
-  const text = (await readAll(request, signal)).toString('utf8')
+  const text = await textBody(request, signal, maxBytes)
   if (type === 'application/x-www-form-urlencoded') return Object.fromEntries(new URLSearchParams(text))
   try {
     return requireObject(JSON.parse(text))
@@ -168,8 +179,13 @@ export function alreadyRead(): NexusUploaderError {
   return new NexusUploaderError('BODY_ALREADY_READ', 500, message)
 }
 
+/** A short body as text. @throws NexusUploaderError (413) when it is longer than `maxBytes` */
+export async function textBody(request: IncomingMessage, signal: AbortSignal, maxBytes: number): Promise<string> {
+  return (await readAll(request, signal, maxBytes)).toString('utf8')
+}
+
 /** Leaves the request undestroyed when it fails, so that the client can still be answered. */
-function readAll(request: IncomingMessage, signal: AbortSignal): Promise<Buffer> {
+function readAll(request: IncomingMessage, signal: AbortSignal, maxBytes: number): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const buffers: Buffer[] = []
     let size = 0
@@ -186,7 +202,7 @@ function readAll(request: IncomingMessage, signal: AbortSignal): Promise<Buffer>
     const onData = (data: Buffer) => {
       size += data.length
       buffers.push(data)
-      if (size > maxJsonBytes) fail(bodyTooLarge())
+      if (size > maxBytes) fail(bodyTooLarge(maxBytes))
     }
     const timer = setTimeout(() => fail(new BodyTimeoutError(jsonTimeout)), jsonTimeout).unref()
     signal.addEventListener('abort', onAbort, { once: true })
@@ -195,8 +211,8 @@ function readAll(request: IncomingMessage, signal: AbortSignal): Promise<Buffer>
   })
 }
 
-function bodyTooLarge(): NexusUploaderError {
-  return new NexusUploaderError('BODY_TOO_LARGE', 413, `The body is larger than ${maxJsonBytes} bytes.`)
+function bodyTooLarge(maxBytes: number): NexusUploaderError {
+  return new NexusUploaderError('BODY_TOO_LARGE', 413, `The body is larger than ${maxBytes} bytes.`)
 }
 
 /**

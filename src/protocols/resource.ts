@@ -20,7 +20,7 @@ interface ExpressRequest extends UploadRequest {
 const uploadId = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
 
 /** The path as the client sent it, also below a mount point of Express; without the query. */
-function pathOf(request: ExpressRequest): string {
+export function pathOf(request: ExpressRequest): string {
   return (request.originalUrl ?? request.url ?? '/').split('?')[0] ?? '/'
 }
 
@@ -53,7 +53,8 @@ export function locationOf(request: UploadRequest, id: string, options: Resource
   return options.location === 'absolute' ? `${originOf(request)}${path}` : path
 }
 
-function originOf(request: ExpressRequest): string {
+/** Scheme and host as the client sees them; empty when its `Host` is none. */
+export function originOf(request: ExpressRequest): string {
   const encrypted = (request.socket as { encrypted?: boolean }).encrypted === true
   const scheme = request.protocol ?? (encrypted ? 'https' : 'http')
   const host = forwardedHost(request) ?? request.headers.host ?? ''

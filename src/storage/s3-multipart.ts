@@ -1,12 +1,13 @@
 /** Multipart uploads of S3, in the engine's words. */
 import type { Part } from '@aws-sdk/client-s3'
-import type { MultipartRef, MultipartStorage, ObjectInfo, PartBody, StoredPart } from '../types.ts'
+import type { DirectMultipart, MultipartRef, MultipartStorage, ObjectInfo, PartBody, StoredPart } from '../types.ts'
 import { withBody } from './s3-body.ts'
 import { completeObject, findCompleted } from './s3-complete.ts'
 import type { S3Connection } from './s3-connection.ts'
 import { kindOf, s3Error } from './s3-errors.ts'
-import { objectParams } from './s3-headers.ts'
+import { type ObjectParams, objectParams } from './s3-headers.ts'
 import { S3_LIMITS } from './s3-options.ts'
+import { signUrl } from './s3-presign.ts'
 
 interface ListedPart extends StoredPart {
   readonly crc32: string | undefined
@@ -17,19 +18,29 @@ export class S3Multipart implements MultipartStorage {
   readonly maxPartSize = S3_LIMITS.maxPartSize
   readonly maxParts = S3_LIMITS.maxParts
   readonly partSize: number
+  readonly direct: DirectMultipart
   readonly #connection: S3Connection
 
   constructor(connection: S3Connection) {
     this.#connection = connection
     this.partSize = connection.settings.partSize
+    this.direct = {
+      // Browsers send no checksums, so none may be asked for.
+      create: (fileKey, info) => this.#open(fileKey, info, {}),
+      signPart: (upload, partNumber, lifetime) => this.#signPart(upload, partNumber, lifetime),
+    }
   }
 
   /** Not idempotent in S3: when its answer is lost, an empty multipart upload stays behind (see `abort`). */
   async create(fileKey: string, info: ObjectInfo): Promise<string> {
-    const { settings } = this.#connection
-    const params = objectParams(settings, info.mimeType, info.fileName, info.uploadId, info)
     // Parts with checksums belong to a multipart upload that was opened for them.
-    if (await this.#connection.addsChecksums()) params.ChecksumAlgorithm = 'CRC32'
+    const addsChecksums = await this.#connection.addsChecksums()
+    return this.#open(fileKey, info, addsChecksums ? { ChecksumAlgorithm: 'CRC32' } : {})
+  }
+
+  async #open(fileKey: string, info: ObjectInfo, more: Pick<ObjectParams, 'ChecksumAlgorithm'>): Promise<string> {
+    const { settings } = this.#connection
+    const params = { ...objectParams(settings, info.mimeType, info.fileName, info.uploadId, info), ...more }
     const created = await this.#connection.call(
       'CreateMultipartUpload',
       ({ client, sdk }, abortSignal) =>
@@ -54,6 +65,11 @@ export class S3Multipart implements MultipartStorage {
         ),
       { signal, streamed: true, timeout: this.#connection.timeoutFor(body.size) },
     )
+  }
+
+  #signPart(upload: MultipartRef, partNumber: number, lifetime: number): Promise<string> {
+    const target = { ...this.#target(upload.fileKey), UploadId: upload.multipartId, PartNumber: partNumber }
+    return signUrl(this.#connection, (sdk) => new sdk.UploadPartCommand(target), lifetime)
   }
 
   async listParts(upload: MultipartRef, signal?: AbortSignal): Promise<StoredPart[] | null> {

@@ -86,6 +86,7 @@ function compilerOptions(): ts.CompilerOptions {
       'nexus-uploader/tus': entry('tus'),
       'nexus-uploader/ietf': entry('ietf'),
       'nexus-uploader/resumablejs': entry('resumablejs'),
+      'nexus-uploader/uppy': entry('uppy'),
       'nexus-uploader/testing': entry('testing'),
     },
   }
@@ -103,7 +104,8 @@ function compile(): ts.Program {
       ? ts.createSourceFile(path, fence.code, languageVersion, true)
       : getSourceFile(path, languageVersion, ...rest)
   }
-  const entries = ['index', 's3', 'tus', 'ietf', 'resumablejs', 'testing'].map((name) => join(src, `${name}.ts`))
+  const names = ['index', 's3', 'tus', 'ietf', 'resumablejs', 'uppy', 'testing']
+  const entries = names.map((name) => join(src, `${name}.ts`))
   return ts.createProgram([...virtual.keys(), ...entries], options, host)
 }
 

@@ -3,16 +3,19 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { gunzipSync } from 'node:zlib'
 import { GetObjectCommand } from '@aws-sdk/client-s3'
+import { build } from 'esbuild'
 import { Upload, type UploadOptions } from 'tus-js-client'
 import { afterEach, describe, expect, it } from 'vitest'
 import { answer, nativeClient } from '../support/native-client.ts'
 import { bytes, cut, sha256 } from '../support/random.ts'
 import { resumableClient } from '../support/resumable-client.ts'
-import { clientOf, s3Target } from '../support/s3-target.ts'
+import { clientOf, doubleTarget, s3Target } from '../support/s3-target.ts'
 import { filesBelow, tempFolder } from '../support/temp-folder.ts'
+import { fileOf, type UppyInstance } from '../support/uppy.ts'
+import { installXhr } from '../support/xhr.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const MiB = 1024 * 1024
@@ -182,6 +185,77 @@ describe('examples/resumablejs.ts', () => {
       const { body } = await run(file, { headers: { Cookie } })
       expect(sha256(await download(new URL(body.url, url).href))).toBe(sha256(file.data))
       expect((await send(file, 1)).body).toMatchObject({ code: 'OWNER_UNKNOWN' })
+    }
+  })
+})
+
+describe('the Uppy examples', () => {
+  /** The script of the page as it is printed, but for the Dashboard, which needs a screen. */
+  async function uppyOf(name: string, url: string): Promise<UppyInstance> {
+    const source = await readFile(join(root, 'examples', `${name}.ts`), 'utf8')
+    const [, page = ''] = /const page = `\n([\s\S]*?)\n`\n/.exec(source) ?? []
+    const script = page.replace(/^.*Dashboard.*\n/gm, '').replaceAll("'/", `'${url}/`)
+    const outfile = join(tempFolder(), 'page.mjs')
+    await build({
+      stdin: { contents: `${script}\nexport default uppy`, resolveDir: root, loader: 'js' },
+      bundle: true,
+      format: 'esm',
+      platform: 'browser',
+      outfile,
+    })
+    return (await import(pathToFileURL(outfile).href)).default
+  }
+
+  async function uploadFrom(name: string, env: Record<string, string>, data: Buffer) {
+    const { url } = await startExample(name, env)
+    expect((await download(url)).toString()).toContain('/page.js')
+    expect((await download(`${url}/page.js`)).toString()).toContain('upload-success')
+    expect((await download(`${url}/page.css`)).toString()).toContain('.uppy-Dashboard')
+    const xhr = installXhr(url)
+    try {
+      const uppy = await uppyOf(name, url)
+      uppy.addFile(fileOf(data, 'a.bin'))
+      const { successful, failed } = await uppy.upload()
+      expect(failed).toEqual([])
+      return successful[0]
+    } finally {
+      xhr.remove()
+    }
+  }
+
+  it.each(['uppy-tus', 'uppy-s3', 'uppy-xhr'])('%s stores what its page sends', async (name) => {
+    const directory = tempFolder()
+    const data = bytes(6 * MiB + 1)
+    const file = await uploadFrom(name, { UPLOAD_DIR: directory }, data)
+    const [stored = ''] = (await filesBelow(directory)).filter((path) => path.endsWith('-a.bin'))
+    expect(sha256(await readFile(join(directory, stored)))).toBe(sha256(data))
+    if (name !== 'uppy-tus') expect(file?.uploadURL).toBe(`/stored/${stored}`)
+  })
+
+  it('uppy-s3 lets the page send parts to the bucket', async () => {
+    const target = await doubleTarget()
+    const data = bytes(6 * MiB + 1)
+    try {
+      const file = await uploadFrom(
+        'uppy-s3',
+        {
+          S3_ENDPOINT: target.endpoint,
+          S3_REGION: target.region,
+          S3_ACCESS_KEY_ID: target.accessKeyId,
+          S3_SECRET_ACCESS_KEY: target.secretAccessKey,
+          S3_BUCKET: target.bucket,
+          DIRECT: '1',
+        },
+        data,
+      )
+      const key = String(file?.response?.body?.key)
+      expect(sha256(await target.double.read(target.bucket, key))).toBe(sha256(data))
+      expect(target.double.log('UploadPart').map(({ headers }) => headers['user-agent'])).toEqual([
+        undefined,
+        undefined,
+      ])
+    } finally {
+      await target.close()
     }
   })
 })

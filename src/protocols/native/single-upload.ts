@@ -1,45 +1,104 @@
-/** The main uploader: one multipart/form-data request with one file part becomes one stored file. */
+/**
+ * The main uploader: one request with one file becomes one stored file. As multipart/form-data, what Uppy's XHRUpload and
+ * any HTML form send; or, with `?fileName=`, as the plain bytes of the file.
+ */
+import type { Readable } from 'node:stream'
 import { FileSizeExceededError, InvalidRequestError } from '../../errors.ts'
-import type { UploadEngine } from '../../types.ts'
-import { readForm } from '../chunk-body.ts'
-import { contentLength, mediaType, type OwnerOf, refuseEncoding, sendJson, type UploadHandler } from '../http.ts'
-import { respond } from './exchange.ts'
+import type { StoredObject, UploadEngine } from '../../types.ts'
+import { type FormLimits, readForm } from '../chunk-body.ts'
+import {
+  contentLength,
+  mediaType,
+  type OwnerOf,
+  queryOf,
+  refuseConsumed,
+  refuseEncoding,
+  sendJson,
+  type UploadHandler,
+} from '../http.ts'
+import { metadataOf } from '../metadata.ts'
+import { type Exchange, respond } from './exchange.ts'
 import { protocol } from './handlers.ts'
 
 /** Room for the boundaries, headers and fields of the form, bytes. */
 const formOverhead = 64 * 1024
+/** Uppy sends all meta data of a file as fields; `tags[]` is how lists are named. */
+const formLimits: FormLimits = { fields: 64, fieldNameSize: 256, fieldSize: 4096, fieldNestingDepth: 1 }
+
+interface NamedBody {
+  readonly fileName: string
+  readonly mimeType: string
+  readonly metadata: Readonly<Record<string, string>>
+  readonly stream: Readable
+}
+
+/** Stores the bytes of an upload that nobody has heard of yet, and returns its id. */
+type Take = (file: NamedBody, signal: AbortSignal) => Promise<string>
 
 export function singleUploadHandler(engine: UploadEngine, ownerOf: OwnerOf): UploadHandler {
   return respond(engine, ownerOf, async (exchange) => {
     const { request, response } = exchange
     refuseEncoding(request)
-    if (mediaType(request) !== 'multipart/form-data') {
-      throw new InvalidRequestError('Send the file as multipart/form-data.', { code: 'INVALID_FORM' })
+    const isForm = mediaType(request) === 'multipart/form-data'
+    const fileName = isForm ? null : queryOf(request).get('fileName')
+    if (!isForm && !fileName) {
+      const message = 'Send the file as multipart/form-data, or as it is with ?fileName= in the URL.'
+      throw new InvalidRequestError(message, { code: 'INVALID_FORM' })
     }
+    refuseConsumed(request)
     const { maxFileSize } = engine.limits
     const announced = contentLength(request)
-    if ((announced ?? 0) > maxFileSize + formOverhead) throw new FileSizeExceededError(maxFileSize)
-    // A form cannot have a file that is longer than itself, so less room than `maxFileSize` will do.
-    const maxSize = Math.min(maxFileSize, announced ?? maxFileSize)
-    const ref = { protocol, owner: exchange.owner, context: request }
-    let uploadId: string | null = null
-    try {
-      const { file } = await readForm(request, response, null, async (part, _before, stop) => {
-        const { fileName, mimeType, stream } = part
-        const { session } = await engine.create({ ...ref, fileName: fileName || 'file', mimeType, totalSize: null })
-        uploadId = session.id
-        const signal = AbortSignal.any([exchange.signal, stop])
-        // One chunk that is the whole file: stored whole or not at all, like every chunk.
-        await engine.writeChunk({ ...ref, uploadId, index: 0, body: stream, maxSize, signal })
-        return session.id
-      })
-      if (!file) throw new InvalidRequestError('The form has no file part.', { code: 'MISSING_FILE' })
-      // Only now: a form that is no good after its file must not leave one behind.
-      sendJson(response, 200, await engine.complete({ ...ref, uploadId: file }))
-    } catch (error) {
-      // Nobody can come back for this upload: its id was never told.
-      if (uploadId !== null) await engine.abort({ ...ref, uploadId }).catch(() => {})
-      throw error
-    }
+    if ((announced ?? 0) > maxFileSize + (isForm ? formOverhead : 0)) throw new FileSizeExceededError(maxFileSize)
+    const object = await storeOnce(engine, exchange, (take) =>
+      isForm ? takeForm(exchange, take) : takeBody(exchange, fileName ?? '', take),
+    )
+    sendJson(response, 200, object)
   })
+}
+
+/** Nobody can come back for an upload whose id was never told, so it is completed now or it is gone. */
+async function storeOnce(
+  engine: UploadEngine,
+  { request, owner }: Exchange,
+  receive: (take: Take) => Promise<string>,
+): Promise<StoredObject> {
+  const ref = { protocol, owner, context: request }
+  const { maxFileSize } = engine.limits
+  // A request cannot have a file that is longer than itself, so less room than `maxFileSize` will do.
+  const maxSize = Math.min(maxFileSize, contentLength(request) ?? maxFileSize)
+  let created: string | null = null
+  try {
+    const uploadId = await receive(async ({ stream, ...file }, signal) => {
+      const { session } = await engine.create({ ...ref, ...file, totalSize: null })
+      created = session.id
+      // One chunk that is the whole file: stored whole or not at all, like every chunk.
+      await engine.writeChunk({ ...ref, uploadId: session.id, index: 0, body: stream, maxSize, signal })
+      return session.id
+    })
+    // Only now: a form that is no good after its file must not leave one behind.
+    return await engine.complete({ ...ref, uploadId })
+  } catch (error) {
+    if (created !== null) await engine.abort({ ...ref, uploadId: created }).catch(() => {})
+    throw error
+  }
+}
+
+async function takeForm({ request, response, signal }: Exchange, take: Take): Promise<string> {
+  const { file } = await readForm(
+    request,
+    response,
+    null,
+    ({ fileName, mimeType, stream }, before, stop) => {
+      const metadata = metadataOf(Object.entries(before))
+      const named = { fileName: fileName || 'file', mimeType, metadata, stream }
+      return take(named, AbortSignal.any([signal, stop]))
+    },
+    formLimits,
+  )
+  if (!file) throw new InvalidRequestError('The form has no file part.', { code: 'MISSING_FILE' })
+  return file
+}
+
+function takeBody({ request, signal }: Exchange, fileName: string, take: Take): Promise<string> {
+  return take({ fileName, mimeType: mediaType(request), metadata: {}, stream: request }, signal)
 }

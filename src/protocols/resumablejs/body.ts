@@ -1,14 +1,14 @@
 /** The bytes of a chunk: the file part of a form, or all of the body. */
 import type { Readable } from 'node:stream'
 import { InvalidRequestError } from '../../errors.ts'
-import type { FormFields } from '../chunk-body.ts'
+import { chunkFormLimits, type FormFields } from '../chunk-body.ts'
 import { readChunkForm } from '../chunk-form.ts'
 import { mediaType, refuseConsumed, refuseEncoding } from '../http.ts'
 import type { Exchange } from './exchange.ts'
 import { dialectIn, isWhole, type Plan, planOf } from './parameters.ts'
 
 /** Nine parameters, and room for the app's own `query`. A path may be long. */
-const formLimits = { fields: 64, fieldSize: 8 * 1024 }
+const formLimits = { ...chunkFormLimits, fields: 64, fieldSize: 8 * 1024 }
 
 export interface Arrival {
   readonly plan: Plan
