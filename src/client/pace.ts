@@ -76,7 +76,11 @@ export function createPace(
     notBefore = Math.max(notBefore, now + share * Math.min(maxRetryDelay, retryDelay * 2 ** failures))
     failures += 1
     if (isOffline()) failures = 1
-    return failures <= retries
+    if (failures <= retries) return true
+    // Should somebody start it again, it is from the beginning.
+    failures = 0
+    notBefore = 0
+    return false
   }
 
   return {

@@ -13,9 +13,9 @@ export async function within<Result>(
 /** Waits for something, but not beyond the signal. @throws the signal's reason when it aborts */
 export function orAborted<Value>(value: Promise<Value>, signal: AbortSignal): Promise<Value> {
   return within(signal, async ({ signal }) => {
-    signal.throwIfAborted()
     const aborted = new Promise<never>((_, reject) => {
       signal.onabort = () => reject(signal.reason)
+      if (signal.aborted) reject(signal.reason)
     })
     return Promise.race([value, aborted])
   })
