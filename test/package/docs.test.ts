@@ -85,6 +85,7 @@ function compilerOptions(): ts.CompilerOptions {
       'nexus-uploader/s3': entry('s3'),
       'nexus-uploader/tus': entry('tus'),
       'nexus-uploader/ietf': entry('ietf'),
+      'nexus-uploader/client': entry('client-node'),
       'nexus-uploader/testing': entry('testing'),
     },
   }
@@ -102,7 +103,9 @@ function compile(): ts.Program {
       ? ts.createSourceFile(path, fence.code, languageVersion, true)
       : getSourceFile(path, languageVersion, ...rest)
   }
-  const entries = ['index', 's3', 'tus', 'ietf', 'testing'].map((name) => join(src, `${name}.ts`))
+  const entries = ['index', 's3', 'tus', 'ietf', 'client', 'client-node', 'testing'].map((name) =>
+    join(src, `${name}.ts`),
+  )
   return ts.createProgram([...virtual.keys(), ...entries], options, host)
 }
 
