@@ -135,6 +135,47 @@ describe('in Chromium', () => {
     expect(await stored()).toEqual([])
   })
 
+  it('the React hook of the examples shows the upload, and stops it when its component goes away', async () => {
+    const { page, front, expectStored } = await site(40)
+    const hook = `
+      import { createElement, render } from 'react'
+      import { FileUpload } from '../examples/react-hook.ts'
+      document.body.innerHTML = '<div></div>'
+      const root = document.querySelector('div')
+      const show = () => render(createElement(FileUpload, { endpoint: '/upload' }), root)
+      window.hide = () => render(null, root)
+      window.show = show
+      show()`
+    const { outputFiles } = buildSync({
+      stdin: { contents: hook, resolveDir: join(import.meta.dirname, '../../src') },
+      bundle: true,
+      format: 'iife',
+      platform: 'browser',
+      alias: { react: 'preact/compat', 'nexus-uploader/client': join(import.meta.dirname, '../../src/client.ts') },
+      write: false,
+      tsconfigRaw: {},
+    })
+    await page.evaluate(outputFiles[0]?.text ?? '')
+    const { path, content } = await fileOnDisk(12 * MiB)
+    await choose(page, path)
+    await page.waitForFunction(`document.querySelector('progress').value > 0.3`)
+    expect(await page.locator('output').textContent()).toBe('uploading')
+    await page.evaluate('window.hide()')
+    await pause(200)
+    const { length } = front.exchanges
+    await pause(300)
+    expect(front.exchanges.length).toBe(length)
+    await page.evaluate('window.show()')
+    await choose(page, path)
+    await page.waitForSelector('a')
+    const key = decodeURIComponent((await page.locator('a').getAttribute('href')) ?? '').replace(
+      /^.*uploads\//,
+      'uploads/',
+    )
+    await expectStored({ url: '', uploadId: '', key, size: content.length }, content)
+    expect(front.chunkBytes).toBeLessThan(1.2 * content.length + 3 * MiB)
+  })
+
   it('a file that was changed after it was chosen is no success', async () => {
     const { page, stored } = await site(60)
     const { path } = await fileOnDisk(12 * MiB)

@@ -93,6 +93,24 @@ describe('the types', () => {
     expect(errorsOf(ts.createProgram([page], options))).toEqual([])
   })
 
+  it('compile in the React hook of the examples', () => {
+    const root = join(src, '..')
+    const options = {
+      ...strict,
+      lib: ['lib.es2022.d.ts', 'lib.dom.d.ts', 'lib.dom.iterable.d.ts'],
+      types: [],
+      module: ts.ModuleKind.ESNext,
+      moduleResolution: ts.ModuleResolutionKind.Bundler,
+      skipLibCheck: true,
+      paths: {
+        // Preact has the same hooks, and its own types.
+        react: [join(root, 'node_modules/preact/compat/src/index.d.ts')],
+        'nexus-uploader/client': [join(src, 'client.ts')],
+      },
+    }
+    expect(errorsOf(ts.createProgram([join(root, 'examples/react-hook.ts')], options))).toEqual([])
+  })
+
   it('compile in a program that knows Node and nothing of the DOM', () => {
     const program = join(tempFolder(), 'program.mts')
     writeFileSync(
