@@ -308,6 +308,15 @@ describe('docs/storage-adapters.md', () => {
   })
 })
 
+describe('docs/client.md', () => {
+  it.each(['UploadOptions', 'UploadProgress'])('has a row for every member of %s', (name) => {
+    const rows = rowsOf('docs/client.md')
+    const members = membersOf('client/types.ts', name)
+    expect(members.length).toBeGreaterThan(5)
+    expect(members.filter((member) => !rows.has(member))).toEqual([])
+  })
+})
+
 // ----------------------------------------------------------------------------------------------- errors
 
 const codePattern = /^[A-Z][A-Z0-9]*(_[A-Z0-9]+)*$/
