@@ -87,6 +87,7 @@ function compilerOptions(): ts.CompilerOptions {
       'nexus-uploader/ietf': entry('ietf'),
       'nexus-uploader/resumablejs': entry('resumablejs'),
       'nexus-uploader/uppy': entry('uppy'),
+      'nexus-uploader/client': entry('client-node'),
       'nexus-uploader/testing': entry('testing'),
     },
   }
@@ -104,7 +105,7 @@ function compile(): ts.Program {
       ? ts.createSourceFile(path, fence.code, languageVersion, true)
       : getSourceFile(path, languageVersion, ...rest)
   }
-  const names = ['index', 's3', 'tus', 'ietf', 'resumablejs', 'uppy', 'testing']
+  const names = ['index', 's3', 'tus', 'ietf', 'resumablejs', 'uppy', 'client', 'client-node', 'testing']
   const entries = names.map((name) => join(src, `${name}.ts`))
   return ts.createProgram([...virtual.keys(), ...entries], options, host)
 }
@@ -305,6 +306,15 @@ describe('docs/storage-adapters.md', () => {
   ])('has a row for every member that %s gives %s', (file, name) => {
     const rows = rowsOf('docs/storage-adapters.md')
     expect(membersOf(file, name).filter((member) => !rows.has(member))).toEqual([])
+  })
+})
+
+describe('docs/client.md', () => {
+  it.each(['UploadOptions', 'UploadProgress'])('has a row for every member of %s', (name) => {
+    const rows = rowsOf('docs/client.md')
+    const members = membersOf('client/types.ts', name)
+    expect(members.length).toBeGreaterThan(5)
+    expect(members.filter((member) => !rows.has(member))).toEqual([])
   })
 })
 

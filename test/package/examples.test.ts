@@ -1,14 +1,14 @@
 /** The examples run as they are printed: each as a process of its own, used over the documented routes. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { gunzipSync } from 'node:zlib'
 import { GetObjectCommand } from '@aws-sdk/client-s3'
-import { build } from 'esbuild'
+import { build, buildSync, transformSync } from 'esbuild'
 import { Upload, type UploadOptions } from 'tus-js-client'
-import { afterEach, describe, expect, it } from 'vitest'
+import { afterEach, describe, expect, it, vi } from 'vitest'
 import { answer, nativeClient } from '../support/native-client.ts'
 import { bytes, cut, sha256 } from '../support/random.ts'
 import { resumableClient } from '../support/resumable-client.ts'
@@ -257,6 +257,74 @@ describe('the Uppy examples', () => {
     } finally {
       await target.close()
     }
+  })
+})
+
+describe('examples/client-browser.ts', () => {
+  it('serves a page with the client, and takes what the client sends', async () => {
+    const directory = tempFolder()
+    const { outputFiles } = buildSync({
+      entryPoints: [join(root, 'src/client.ts')],
+      bundle: true,
+      format: 'esm',
+      write: false,
+    })
+    const CLIENT = join(tempFolder(), 'client.js')
+    await writeFile(CLIENT, outputFiles[0]?.contents ?? '')
+    const { url } = await startExample('client-browser', { UPLOAD_DIR: directory, CLIENT })
+    const page = await (await fetch(url)).text()
+    const [, script = ''] = /<script type="module">([\s\S]*)<\/script>/.exec(page) ?? []
+    expect(script.length).toBeGreaterThan(500)
+    expect(() => transformSync(script, { format: 'esm' })).not.toThrow()
+    const { createUploadGroup } = await import(
+      `data:text/javascript;base64,${(await download(`${url}/client.js`)).toString('base64')}`
+    )
+    const file = bytes(3 * MiB + 1)
+    const group = createUploadGroup({ endpoint: `${url}/upload` })
+    const upload = group.add(new File([new Uint8Array(file)], 'a.bin'))
+    await group.done()
+    expect(upload.progress).toMatchObject({ state: 'completed', error: null })
+    expect(sha256(await download(new URL(upload.progress.url, url).href))).toBe(sha256(file))
+  })
+})
+
+describe('examples/client-node.ts', () => {
+  const send = (paths: string[], env: Record<string, string>) => {
+    const child = spawn(process.execPath, ['--import', 'tsx', 'examples/client-node.ts', ...paths], {
+      cwd: root,
+      env: { ...process.env, ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    children.add(child)
+    const output = { out: '', err: '' }
+    child.stdout.on('data', (text) => {
+      output.out += text
+    })
+    child.stderr.on('data', (text) => {
+      output.err += text
+    })
+    return { child, output }
+  }
+
+  it('uploads files, goes on where it was stopped, and tells what went wrong', async () => {
+    const directory = tempFolder()
+    const { url } = await startExample('express-local', { UPLOAD_DIR: directory })
+    const file = bytes(200 * MiB)
+    const path = join(tempFolder(), 'a.bin')
+    await writeFile(path, file)
+    const UPLOAD_URL = `${url}/upload`
+    const first = send([path], { UPLOAD_URL })
+    await vi.waitUntil(() => / ([2-8]\d) % uploading/.test(first.output.err), { timeout: 30_000, interval: 2 })
+    first.child.kill('SIGINT')
+    expect(await once(first.child, 'exit')).toEqual([1, null])
+    const second = send([path], { UPLOAD_URL })
+    expect(await once(second.child, 'close')).toEqual([0, null])
+    const percents = [...second.output.err.matchAll(/ (\d+) % uploading/g)].map(([, percent]) => Number(percent))
+    expect(percents.find((percent) => percent > 0)).toBeGreaterThan(19)
+    expect(sha256(await download(new URL(second.output.out.trim(), url).href))).toBe(sha256(file))
+    const third = send(['no-such-file'], { UPLOAD_URL })
+    expect(await once(third.child, 'close')).toEqual([1, null])
+    expect(third.output.err).toContain('ENOENT')
   })
 })
 

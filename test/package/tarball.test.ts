@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { GetObjectCommand, S3Client } from '@aws-sdk/client-s3'
+import { buildSync } from 'esbuild'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { orders, send } from '../support/engine.ts'
 import { nativeClient } from '../support/native-client.ts'
@@ -71,6 +72,31 @@ describe('the packed package', () => {
     expect(stdout.split('\n')[0]).toBe('0')
   })
 
+  it('brings a client for Node and one for pages, by what asks for it', async () => {
+    const code = `
+      import { uploadFile } from 'nexus-uploader/client'
+      import { createRequire } from 'node:module'
+      const cjs = createRequire(import.meta.url)('nexus-uploader/client')
+      const messages = [uploadFile, cjs.uploadFile].map((upload) =>
+        upload('no-such-file', { endpoint: 'http://127.0.0.1:1' }).catch((error) => error.code))
+      console.log(JSON.stringify(await Promise.all(messages)))`
+    const { stdout } = await run(process.execPath, ['--input-type=module', '-e', code], { cwd: project.path })
+    expect(JSON.parse(stdout)).toEqual(['ENOENT', 'ENOENT'])
+    const page = "export { createUpload, createUploadGroup, UploadError, uploadFile } from 'nexus-uploader/client'"
+    const { metafile, outputFiles } = buildSync({
+      stdin: { contents: page, resolveDir: project.path },
+      bundle: true,
+      format: 'esm',
+      platform: 'browser',
+      metafile: true,
+      write: false,
+    })
+    expect(Object.keys(metafile.inputs).filter((path) => path.includes('dist/'))).toEqual([
+      'node_modules/nexus-uploader/dist/client.js',
+    ])
+    expect(outputFiles[0]?.text).not.toMatch(/^import |from ["']|require\(/m)
+  })
+
   it('has types for both module systems', async () => {
     const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc')
     const user = `
@@ -78,7 +104,10 @@ describe('the packed package', () => {
       const storage: StorageAdapter = new LocalStorageAdapter({ directory: 'files' })
       const uploads = createChunkedUploadMiddleware(storage, { maxChunkSize: 1 })
       const handler: (req: never, res: never, next: never) => void = uploads.init
-      void handler`
+      void handler
+      import { createUpload, type UploadProgress } from 'nexus-uploader/client'
+      const progress: UploadProgress = createUpload('a path', { endpoint: 'http://a' }).progress
+      void progress`
     await writeFile(join(project.path, 'esm.mts'), user)
     await writeFile(join(project.path, 'cjs.cts'), user)
     const options = [

@@ -1,0 +1,3 @@
+export { createUpload, createUploadGroup, uploadFile } from './client/node/client.ts'
+export type * from './client/types.ts'
+export { UploadError } from './client/upload-error.ts'
