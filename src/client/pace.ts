@@ -45,7 +45,8 @@ export function createPace(
 
   async function sleep(signal: AbortSignal): Promise<void> {
     if (isOffline()) network.addEventListener?.('online', wake, { once: true })
-    const ms = isOffline() || !mustWait() ? long : notBefore - performance.now()
+    // Time has passed since it was found that there is something to wait for: this may be negative.
+    const ms = running >= limit || isOffline() ? long : notBefore - performance.now()
     let timer: ReturnType<typeof setTimeout> | undefined
     const over = new Promise<void>((resolve) => {
       sleepers.push(resolve)
@@ -75,7 +76,6 @@ export function createPace(
     const share = 0.5 + Math.random() / 2
     notBefore = Math.max(notBefore, now + share * Math.min(maxRetryDelay, retryDelay * 2 ** failures))
     failures += 1
-    if (isOffline()) failures = 1
     if (failures <= retries) return true
     // Should somebody start it again, it is from the beginning.
     failures = 0

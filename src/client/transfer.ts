@@ -31,7 +31,7 @@ export function createTransfer(
   let chunkSize = options.chunkSize ?? usualChunkSize
   let restarts = 0
   let isCompleting = false
-  /** Indexes that are still to be sent, in their order. */
+  /** Indexes that are still to be sent, the next one first. */
   let todo: number[] = []
   /** Bytes that the server has. */
   let acknowledged = 0
@@ -109,8 +109,8 @@ export function createTransfer(
       acknowledged += size
       pace.arrived(size)
     } catch (error) {
-      todo.push(index)
-      todo.sort((a, b) => a - b)
+      // First again, since its bytes are held.
+      todo.unshift(index)
       throw error
     } finally {
       underWay.delete(index)

@@ -10,6 +10,7 @@ const chunk = 64 * KiB
 describe('with XMLHttpRequest', () => {
   beforeEach(() => {
     NodeXhr.made.length = 0
+    NodeXhr.delay = 0
     vi.stubGlobal('XMLHttpRequest', NodeXhr)
   })
   afterEach(() => vi.unstubAllGlobals())
@@ -62,6 +63,14 @@ describe('with XMLHttpRequest', () => {
     expect(front.count('chunk')).toBe(3 + 4)
     expect(performance.now() - start).toBeGreaterThan(1250)
     expect(NodeXhr.made.filter(({ wasAborted }) => wasAborted)).toHaveLength(1)
+  })
+
+  it('a line that is only slow is not given up', async () => {
+    const { to, front, expectStored } = await stage()
+    NodeXhr.delay = 60
+    const file = data(2 * chunk)
+    await expectStored(await uploadFile(fileOf(file), { ...to, stallTimeout: 150 }), file)
+    expect(front.count('chunk')).toBe(2)
   })
 
   it('pause and abort end what is under way', async () => {

@@ -72,6 +72,34 @@ describe('a failure that passes', () => {
     expect(seen.at(-1)).toMatchObject({ state: 'completed', error: null })
   })
 
+  it('of several chunks together is one failure', async () => {
+    const { to, expectStored } = await stage(
+      {},
+      {
+        intervene: async ({ route, before }) => {
+          if (route !== 'chunk' || before >= 3) return undefined
+          await pause(50)
+          return 'cut'
+        },
+      },
+    )
+    await expectStored(await uploadFile(fileOf(file), { ...to, retries: 1 }), file)
+  })
+
+  it('is not a line that is only slow', async () => {
+    const { to, front, expectStored } = await stage(
+      { maxChunkSize: 24 * MiB },
+      {
+        intervene: ({ route }) => (route === 'chunk' ? 'slow' : undefined),
+      },
+    )
+    const large = data(24 * MiB)
+    const start = performance.now()
+    await expectStored(await uploadFile(fileOf(large), { ...to, chunkSize: 24 * MiB, stallTimeout: 1500 }), large)
+    expect(performance.now() - start).toBeGreaterThan(1600)
+    expect(front.count('chunk')).toBe(1)
+  })
+
   it('is a line that has fallen silent', async () => {
     const { to, expectStored } = await stage(
       {},
@@ -349,6 +377,10 @@ describe('while the browser is offline', () => {
       const before = front.exchanges.length
       await pause(300)
       expect([front.exchanges.length, upload.progress.state]).toEqual([before, 'waiting'])
+      upload.pause()
+      upload.resume()
+      await pause(100)
+      expect(front.exchanges.length).toBe(before)
       isDown = false
       navigator.onLine = true
       events.dispatchEvent(new Event('online'))

@@ -1,6 +1,7 @@
 /** Stands between the client and the server: counts, answers by itself, cuts, and loses answers. */
 import { createServer, request as httpRequest, type IncomingHttpHeaders, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { Transform } from 'node:stream'
 import { afterEach } from 'vitest'
 
 export type Route = 'init' | 'chunk' | 'complete' | 'progress' | 'abort' | 'other'
@@ -17,12 +18,16 @@ export interface Exchange {
   status: number
 }
 
-/** An answer of the front's own; `cut`: the connection is destroyed; `lose`: the server's answer is; `hang`: there is none. */
+/**
+ * An answer of the front's own; `cut`: the connection is destroyed; `lose`: the server's answer is; `hang`: there is none;
+ * `slow`: the body is read a little at a time.
+ */
 export type Intervention =
   | { status: number; headers?: Record<string, string>; body?: unknown }
   | 'cut'
   | 'lose'
   | 'hang'
+  | 'slow'
   | undefined
 
 export interface FrontOptions {
@@ -94,7 +99,8 @@ export async function front(target: string, { intervene = () => undefined }: Fro
     })
     upstream.on('error', () => request.socket.destroy())
     response.on('close', () => upstream.destroy())
-    request.pipe(upstream)
+    if (intervention === 'slow') request.pipe(reluctant()).pipe(upstream)
+    else request.pipe(upstream)
   })
   const port = await listen(server)
   const result: Front = {
@@ -118,6 +124,16 @@ export async function front(target: string, { intervene = () => undefined }: Fro
   }
   running.push(result)
   return result
+}
+
+/** Lets 64 KiB through every 6 ms. */
+function reluctant(): Transform {
+  return new Transform({
+    highWaterMark: 64 * 1024,
+    transform(piece, _encoding, done) {
+      setTimeout(done, 6 * Math.ceil(piece.length / (64 * 1024)), null, piece)
+    },
+  })
 }
 
 function routeOf(method: string, path: string): Route {

@@ -20,8 +20,9 @@ describe('headers', () => {
     const { to, front, expectStored } = await stage(
       {},
       {
-        intervene: ({ headers, route, before }) => {
+        intervene: async ({ headers, route, before }) => {
           if (route === 'chunk' && before === 3) valid = 'new'
+          if (route === 'chunk') await pause(20)
           return headers.authorization === `Bearer ${valid}` ? undefined : { status: 401, body: 'Who are you?' }
         },
       },

@@ -1,5 +1,5 @@
 /** What arrives, from which sources, and in which form. */
-import { writeFile } from 'node:fs/promises'
+import { appendFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { describe, expect, it } from 'vitest'
@@ -119,6 +119,36 @@ describe('the source', () => {
     expect(front.count('chunk')).toBeGreaterThan(6)
   })
 
+  it('is never read further ahead than chunks can be under way, however many fail', async () => {
+    const { to } = await stage(
+      {},
+      {
+        intervene: ({ route, before }) => (route === 'chunk' && before % 3 > 0 ? 'cut' : undefined),
+      },
+    )
+    let read = 0
+    let most = 0
+    async function* counted() {
+      for (let at = 0; at < 60 * chunk; at += chunk / 4) {
+        read += chunk / 4
+        most = Math.max(most, read - sent)
+        yield data(chunk / 4)
+      }
+    }
+    let sent = 0
+    const onProgress = ({ sentBytes }: UploadProgress) => {
+      sent = sentBytes
+    }
+    const upload = createUpload({ [Symbol.asyncIterator]: counted }, { ...to, size: 60 * chunk, onProgress })
+    const ticking = setInterval(() => {
+      sent = Math.max(sent, upload.progress.sentBytes)
+    }, 1)
+    await upload.start()
+    clearInterval(ticking)
+    // Progress is told with a delay of 100 ms; what is read ahead by then has been sent.
+    expect(most).toBeLessThan(30 * chunk)
+  })
+
   it.each([
     ['ends early', size + 1, /ended at byte/],
     ['goes on', half, /goes on after byte/],
@@ -157,8 +187,7 @@ describe('the source', () => {
   it('needs no more memory than the chunks under way', async () => {
     const { to, front } = await stage()
     const path = join(tempFolder(), 'large.bin')
-    await writeFile(path, data(192 * MiB))
-    globalThis.gc?.()
+    for (let part = 0; part < 24; part++) await appendFile(path, data(8 * MiB, part))
     const { arrayBuffers } = process.memoryUsage()
     let most = 0
     const timer = setInterval(() => {

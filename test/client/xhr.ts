@@ -6,6 +6,8 @@ const pieceSize = 16 * 1024
 export class NodeXhr {
   /** Of all requests, in their order. */
   static readonly made: NodeXhr[] = []
+  /** Between two pieces of a body, ms. */
+  static delay = 0
 
   status = 0
   responseText = ''
@@ -58,7 +60,7 @@ export class NodeXhr {
       if (at > 0) this.upload.onprogress?.({ loaded: at })
       const end = Math.min(at + pieceSize, body.length)
       if (at === body.length) outgoing.end()
-      else outgoing.write(body.subarray(at, end), () => setImmediate(write, end))
+      else outgoing.write(body.subarray(at, end), () => setTimeout(write, NodeXhr.delay, end))
     }
     write(0)
   }
