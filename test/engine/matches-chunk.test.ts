@@ -1,5 +1,5 @@
 /** Chunks that come again when their upload takes no more data. */
-import { readdir } from 'node:fs/promises'
+import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
@@ -49,6 +49,15 @@ describe('matchesChunk', () => {
     await client.write(id, 0, other)
     expect(await matches(0, other)).toBe(true)
     expect(await matches(0, data.subarray(0, 10_000))).toBe(false)
+  })
+
+  it('knows a chunk that was sent again after its sum had been lost with a killed process', async () => {
+    const { client, tempDir, id, data, matches } = await stored(true)
+    const first = data.subarray(0, 10_000)
+    await rm(join(tempDir, 'staging', id, 'sums'))
+    expect(await matches(0, first)).toBe(false)
+    expect(await client.write(id, 0, first)).toMatchObject({ duplicate: true })
+    expect(await matches(0, first)).toBe(true)
   })
 
   it('knows nothing of an upload that was not made recognizable, and leaves nothing of it', async () => {

@@ -1,4 +1,5 @@
 /** When a file of Resumable.js or Flow.js is a success, and what becomes of its name afterwards. */
+import { EventEmitter, once } from 'node:events'
 import { Readable } from 'node:stream'
 import { describe, expect, it } from 'vitest'
 import { ProcessingError, StorageUnavailableError } from '../../src/errors.ts'
@@ -10,6 +11,7 @@ import { bytes, sha256 } from '../support/random.ts'
 import { rawSocket } from '../support/raw-http.ts'
 import {
   chunkCount,
+  chunkOf as dataOf,
   type FileToSend,
   type Library,
   type Method,
@@ -161,6 +163,68 @@ describe('a completion', () => {
       expect(new Set(answers.map(({ body }) => body.url)).size).toBe(1)
       expect(objects).toBe(1)
     }
+  })
+})
+
+/** A form of Flow.js as bytes, cut in the middle of its file part. */
+function halves(file: FileToSend, number: number): [Buffer, Buffer] {
+  const fields = Object.entries(parametersOf('flow', file, number))
+    .map(([name, value]) => `--b\r\nContent-Disposition: form-data; name="${name}"\r\n\r\n${value}\r\n`)
+    .join('')
+  const head = `${fields}--b\r\nContent-Disposition: form-data; name="file"; filename="report.bin"\r\n\r\n`
+  const form = Buffer.concat([Buffer.from(head), dataOf(file, number), Buffer.from('\r\n--b--\r\n')])
+  const request =
+    'POST /files HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n' +
+    `Content-Length: ${form.length}\r\n\r\n`
+  const middle = head.length + 1000
+  return [Buffer.concat([Buffer.from(request), form.subarray(0, middle)]), form.subarray(middle)]
+}
+
+describe('a chunk that is still coming in when the same one finishes the file', () => {
+  it('gets the result when it has come in', async () => {
+    const server = await resumableServer({ library: 'flow' })
+    const file = fileOf()
+    for (const number of [1, 2]) await server.send(file, number)
+    const [begin, rest] = halves(file, 3)
+    const socket = await rawSocket(server.port)
+    socket.send(begin)
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    const done = await server.send(file, 3)
+    expect(done.body).toMatchObject({ complete: true })
+    socket.send(rest)
+    const late = await socket.until('"complete"')
+    expect(late).toMatch(/^HTTP\/1.1 200 /)
+    expect(late).toContain(done.body.url)
+    socket.socket.destroy()
+  })
+})
+
+describe('a file of one chunk that is still being stored', () => {
+  it('is never told to other bytes of the same name: those are stored as well', async () => {
+    const memory = new MemoryStorageAdapter({ multipart: false })
+    const gate = new EventEmitter()
+    let isOpen = false
+    const storage: StorageAdapter = {
+      upload: async (key, stream, type, info) => {
+        if (isOpen) return memory.upload(key, stream, type, info)
+        const opened = once(gate, 'open')
+        gate.emit('begun')
+        await opened
+        return memory.upload(key, stream, type, info)
+      },
+    }
+    const server = await resumableServer({ storage })
+    const file = fileOf(10 * KiB)
+    const begun = once(gate, 'begun')
+    const first = server.send(file, 1)
+    await begun
+    const second = server.send(edited(file), 1)
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    isOpen = true
+    gate.emit('open')
+    const [one, other] = await Promise.all([first, second])
+    expect([one.body.complete, other.body.complete]).toEqual([true, true])
+    expect(other.body.url).not.toBe(one.body.url)
   })
 })
 

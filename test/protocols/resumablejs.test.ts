@@ -123,6 +123,18 @@ describe('parameters', () => {
     }
   })
 
+  it('may stand on both sides of the file', async () => {
+    const server = await resumableServer()
+    const file = fileOf(10)
+    const pairs = Object.entries(parametersOf('flow', file, 1))
+    const form = new FormData()
+    for (const [name, value] of pairs.slice(0, 4)) form.append(name, String(value))
+    form.append('file', new Blob([new Uint8Array(file.data)]))
+    for (const [name, value] of pairs.slice(4)) form.append(name, String(value))
+    const response = await fetch(server.url, { method: 'POST', body: form })
+    expect(await response.json()).toMatchObject({ complete: true, url: expect.stringContaining('report.bin') })
+  })
+
   it('of Resumable.js count in the query alone and in the form alone', async () => {
     const server = await resumableServer()
     const file = fileOf(10)
