@@ -1,0 +1,50 @@
+/** The client libraries that are tried, and what is special about each. */
+import type { Exchange } from '../../scripts/demo/line.ts'
+
+export interface Look {
+  readonly method: string
+  readonly path: string
+  readonly headers?: Record<string, string>
+  /** The status that says that there is no such upload. */
+  readonly absent: number
+}
+
+export interface Client {
+  readonly name: string
+  /** `pages/<page>.page.ts` */
+  readonly page: string
+  /** Whether its page goes on after a reload when the file is chosen again. */
+  readonly resumes: boolean
+  /** What its page adds, as the documents recommend, where the library's defaults give up on a short outage. */
+  readonly patience: string | null
+  /** How to ask for the upload that these requests belong to. */
+  readonly look: ((exchanges: readonly Exchange[]) => Look) | null
+}
+
+export const clients: readonly Client[] = [
+  {
+    name: 'Uppy Tus',
+    page: 'uppy-tus',
+    resumes: true,
+    patience: null,
+    look: (exchanges) => ({
+      method: 'HEAD',
+      path: find(exchanges, 'PATCH', /^\/files\/[^/]+$/),
+      headers: { 'Tus-Resumable': '1.0.0' },
+      absent: 404,
+    }),
+  },
+  {
+    name: 'Uppy XHR',
+    page: 'uppy-xhr',
+    resumes: false,
+    patience: 'tries again by itself when it gave up',
+    look: null,
+  },
+]
+
+function find(exchanges: readonly Exchange[], method: string, pattern: RegExp): string {
+  const found = exchanges.find((exchange) => exchange.method === method && pattern.test(exchange.path))
+  if (!found) throw new Error(`no ${method} ${pattern} was sent`)
+  return found.path
+}

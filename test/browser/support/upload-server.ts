@@ -1,0 +1,63 @@
+/** The server that the pages upload to: every protocol on one engine, in a process that can be killed. */
+import express, { type NextFunction, type Request, type Response } from 'express'
+import {
+  type ChunkedUploadConfig,
+  createChunkedUploadMiddleware,
+  LocalStorageAdapter,
+  S3StorageAdapter,
+  uploadErrorHandler,
+} from '../../../src/index.ts'
+import { tusHandler } from '../../../src/tus.ts'
+import type { ServerSettings } from '../../support/server-process.ts'
+
+export interface UploadServerSettings extends Omit<ServerSettings, 'config'> {
+  config?: Pick<ChunkedUploadConfig, 'maxFileSize' | 'allowedMimeTypes'>
+  /** Leaves cross-origin access to the app, which then allows it for this origin only. */
+  appCors?: string
+}
+
+const settings = JSON.parse(process.argv[2] ?? '{}') as UploadServerSettings
+const directory = settings.directory ?? ''
+const storage = settings.s3
+  ? new S3StorageAdapter(settings.s3)
+  : new LocalStorageAdapter({ directory, baseUrl: '/stored' })
+
+/** Stands for a login: the cookie says who it is. */
+function owner(request: { headers: { cookie?: string | undefined } }): string {
+  return /(?:^|; )user=(\w+)/.exec(request.headers.cookie ?? '')?.[1] ?? 'nobody'
+}
+
+const uploads = createChunkedUploadMiddleware(storage, { ...settings.config, tempDir: settings.tempDir, owner })
+const { engine } = uploads
+const options = { owner, ...(settings.appCors !== undefined && { cors: false as const }) }
+const app = express()
+
+/** What the documents tell apps to do for the routes that send no CORS headers themselves. */
+function allowOrigin(origin: string) {
+  return (request: Request, response: Response, next: NextFunction) => {
+    response.setHeader('Access-Control-Allow-Origin', origin)
+    if (request.method !== 'OPTIONS') return next()
+    response.setHeader('Access-Control-Allow-Methods', 'POST, GET, DELETE')
+    response.setHeader('Access-Control-Allow-Headers', 'Content-Type')
+    response.status(204).end()
+  }
+}
+
+if (settings.appCors !== undefined) app.use('/files', allowOrigin(settings.appCors))
+app.use('/upload', allowOrigin('*'))
+app.post('/upload', uploads.upload)
+app.use('/upload', express.json())
+app.post('/upload/init', uploads.init)
+app.post('/upload/chunk', uploads.uploadChunk)
+app.post('/upload/complete', uploads.complete)
+app.get('/upload/progress/:uploadId', uploads.getProgress)
+app.delete('/upload/:uploadId', uploads.abort)
+app.use('/files', tusHandler(engine, options))
+if (directory) app.use('/stored', express.static(directory))
+app.use(uploadErrorHandler())
+
+const server = app.listen(settings.port ?? 0, '127.0.0.1', () => {
+  const address = server.address()
+  process.send?.({ port: typeof address === 'object' ? address?.port : 0 })
+})
+server.requestTimeout = 0
