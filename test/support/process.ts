@@ -53,7 +53,9 @@ export async function startServer<Settings extends object = ServerSettings>(
   settings: Settings,
   source = 'test/support/server-process.ts',
 ): Promise<ServerProcess> {
-  const child = fork(serverBundle(source), [JSON.stringify(settings)], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
+  const child = fork(serverBundle(source), [JSON.stringify(settings)], {
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+  })
   children.add(child)
   const exited = new Promise<number | null>((resolve) => child.once('exit', (code) => resolve(code)))
   const port = await new Promise<number>((resolve, reject) => {

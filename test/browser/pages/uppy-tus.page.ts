@@ -8,8 +8,8 @@ page(({ server }, report) => {
   uppy.use(Tus, { endpoint: `${server}/files` })
   return connect(uppy, report, {
     urlOf: ({ response }) => {
-      const { xhr } = response?.body as unknown as { xhr: XMLHttpRequest }
-      return xhr.getResponseHeader('Content-Location') ?? ''
+      const body = response?.body as { xhr?: XMLHttpRequest } | undefined
+      return body?.xhr?.getResponseHeader('Content-Location') ?? ''
     },
   })
 })

@@ -11,7 +11,9 @@ export interface Asset {
 const folder = join(import.meta.dirname, '..')
 /** Uppy 5 has a folder of its own with its own node_modules. */
 const sources = [
-  ...readdirSync(join(folder, 'pages')).filter((name) => /^[\w-]+\.page\.ts$/.test(name)).map((name) => `pages/${name}`),
+  ...readdirSync(join(folder, 'pages'))
+    .filter((name) => /^[\w-]+\.page\.ts$/.test(name))
+    .map((name) => `pages/${name}`),
   'uppy-v5/uppy-s3-v5.page.ts',
 ]
 const assets = new Map<string, Asset>()

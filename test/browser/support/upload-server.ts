@@ -12,8 +12,8 @@ import type { ServerSettings } from '../../support/server-process.ts'
 
 export interface UploadServerSettings extends Omit<ServerSettings, 'config'> {
   config?: Pick<ChunkedUploadConfig, 'maxFileSize' | 'allowedMimeTypes'>
-  /** Leaves cross-origin access to the app, which then allows it for this origin only. */
-  appCors?: string
+  /** Cross-origin access is the app's: it sets these headers on every answer, and the handlers none. */
+  appCors?: Record<string, string>
 }
 
 const settings = JSON.parse(process.argv[2] ?? '{}') as UploadServerSettings
@@ -29,22 +29,13 @@ function owner(request: { headers: { cookie?: string | undefined } }): string {
 
 const uploads = createChunkedUploadMiddleware(storage, { ...settings.config, tempDir: settings.tempDir, owner })
 const { engine } = uploads
-const options = { owner, ...(settings.appCors !== undefined && { cors: false as const }) }
+const options = { owner, ...(settings.appCors && { cors: false as const }) }
 const app = express()
 
+if (settings.appCors) app.use(setHeaders(settings.appCors))
 /** What the documents tell apps to do for the routes that send no CORS headers themselves. */
-function allowOrigin(origin: string) {
-  return (request: Request, response: Response, next: NextFunction) => {
-    response.setHeader('Access-Control-Allow-Origin', origin)
-    if (request.method !== 'OPTIONS') return next()
-    response.setHeader('Access-Control-Allow-Methods', 'POST, GET, DELETE')
-    response.setHeader('Access-Control-Allow-Headers', 'Content-Type')
-    response.status(204).end()
-  }
-}
-
-if (settings.appCors !== undefined) app.use('/files', allowOrigin(settings.appCors))
-app.use('/upload', allowOrigin('*'))
+const forms = { 'Access-Control-Allow-Methods': 'POST, GET, DELETE', 'Access-Control-Allow-Headers': 'Content-Type' }
+app.use('/upload', setHeaders({ 'Access-Control-Allow-Origin': '*', ...forms }), answerPreflight)
 app.post('/upload', uploads.upload)
 app.use('/upload', express.json())
 app.post('/upload/init', uploads.init)
@@ -61,3 +52,15 @@ const server = app.listen(settings.port ?? 0, '127.0.0.1', () => {
   process.send?.({ port: typeof address === 'object' ? address?.port : 0 })
 })
 server.requestTimeout = 0
+
+function setHeaders(headers: Record<string, string>) {
+  return (_request: Request, response: Response, next: NextFunction) => {
+    response.set(headers)
+    next()
+  }
+}
+
+function answerPreflight(request: Request, response: Response, next: NextFunction) {
+  if (request.method === 'OPTIONS') response.status(204).end()
+  else next()
+}

@@ -1,2 +1,3 @@
 import { page } from '../pages/page.ts'
+
 page(() => () => {})
