@@ -54,7 +54,7 @@ describe.each(clients)('$name', ({ page, resumes, patience, look }) => {
   const more = patience === null ? '' : ` (it ${patience})`
   it(`a file arrives although the server is killed half way${more}`, async () => {
     const site = await Site.start('local disk')
-    const tab = await Tab.open(site, page, { patient: patience !== null })
+    const tab = await Tab.open(site, page, { patient: patience !== null, oneByOne: true })
     const file = sample(size)
     site.line.speed = slow
     await tab.choose(file.path)
@@ -72,7 +72,7 @@ describe.each(clients)('$name', ({ page, resumes, patience, look }) => {
   const afterReload = resumes ? 'only the rest is sent' : 'the file is sent anew, and nothing of the first try stays'
   it(`after a reload half way ${afterReload}`, async () => {
     const site = await Site.start('local disk')
-    const tab = await Tab.open(site, page)
+    const tab = await Tab.open(site, page, { oneByOne: true })
     const file = sample(size)
     site.line.speed = slow
     await tab.choose(file.path)

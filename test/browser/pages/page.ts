@@ -6,6 +6,8 @@ export interface Settings {
   readonly server: string
   /** With what the documents recommend for outages, where the library's defaults give up early. */
   readonly patient: boolean
+  /** One part at a time where a library sends several big ones: a break costs what it has sent of each. */
+  readonly oneByOne: boolean
 }
 
 export interface Report {
@@ -23,7 +25,11 @@ declare global {
 
 export function page(start: (settings: Settings, report: Report) => (file: File) => void): void {
   const query = new URLSearchParams(location.search)
-  const settings = { server: query.get('server') ?? location.origin, patient: query.has('patient') }
+  const settings = {
+    server: query.get('server') ?? location.origin,
+    patient: query.has('patient'),
+    oneByOne: query.has('oneByOne'),
+  }
   const state: State = { percent: 0, url: null, error: null }
   window.state = state
   const add = start(settings, {

@@ -10,12 +10,11 @@ export interface Asset {
 
 const folder = join(import.meta.dirname, '..')
 /** Uppy 5 has a folder of its own with its own node_modules. */
-const sources = [
-  ...readdirSync(join(folder, 'pages'))
-    .filter((name) => /^[\w-]+\.page\.ts$/.test(name))
-    .map((name) => `pages/${name}`),
-  'uppy-v5/uppy-s3-v5.page.ts',
-]
+const sources = ['pages', 'uppy-v5'].flatMap((name) =>
+  readdirSync(join(folder, name))
+    .filter((file) => file.endsWith('.page.ts'))
+    .map((file) => `${name}/${file}`),
+)
 const assets = new Map<string, Asset>()
 
 /** `/tus` is a page, `/assets/tus.js` its script. */

@@ -42,6 +42,8 @@ export interface TabOptions {
   crossOrigin?: boolean
   /** With the options that the documents recommend for outages. */
   patient?: boolean
+  /** With one part at a time. */
+  oneByOne?: boolean
 }
 
 export class Tab {
@@ -59,7 +61,7 @@ export class Tab {
   static async open(
     site: Site,
     name: string,
-    { user, crossOrigin = false, patient = false }: TabOptions = {},
+    { user, crossOrigin = false, patient = false, oneByOne = false }: TabOptions = {},
   ): Promise<Tab> {
     const context = await (await launchBrowser()).newContext()
     contexts.push(context)
@@ -68,6 +70,7 @@ export class Tab {
     const query = new URLSearchParams({
       ...(crossOrigin && { server: site.origin }),
       ...(patient && { patient: '' }),
+      ...(oneByOne && { oneByOne: '' }),
     })
     const url = `${crossOrigin ? site.otherOrigin : site.origin}/${name}?${query}`
     await page.goto(url)
