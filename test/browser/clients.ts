@@ -41,7 +41,29 @@ export const clients: readonly Client[] = [
     patience: 'tries again by itself when it gave up',
     look: null,
   },
+  ...['v5', 'v6'].flatMap((version) => [
+    {
+      name: `Uppy AwsS3 ${version}, in parts`,
+      page: `uppy-s3-${version}`,
+      resumes: true,
+      patience: 'tries again by itself when it gave up',
+      look: partsOf,
+    },
+    {
+      name: `Uppy AwsS3 ${version}, by form`,
+      page: `uppy-s3-${version}-form`,
+      resumes: false,
+      patience: 'tries again by itself when it gave up',
+      look: null,
+    },
+  ]),
 ]
+
+/** What parts are there. */
+function partsOf(exchanges: readonly Exchange[]): Look {
+  const signed = find(exchanges, 'GET', /^\/companion\/s3\/multipart\/[^/]+\/1\?key=/)
+  return { method: 'GET', path: signed.replace('/1?', '?'), absent: 404 }
+}
 
 function find(exchanges: readonly Exchange[], method: string, pattern: RegExp): string {
   const found = exchanges.find((exchange) => exchange.method === method && pattern.test(exchange.path))

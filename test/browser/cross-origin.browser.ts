@@ -21,7 +21,10 @@ const exposedHeaders = [
 const onEveryAnswer = { 'access-control-allow-origin': '*', 'access-control-expose-headers': exposedHeaders }
 
 /** Of the routes that send CORS headers themselves: an error of each. */
-const errors = [['/files', { method: 'PATCH', headers: { 'Tus-Resumable': '1.0.0' } }, 404]] as const
+const errors = [
+  ['/files', { method: 'PATCH', headers: { 'Tus-Resumable': '1.0.0' } }, 404],
+  ['/companion', { method: 'GET' }, 404],
+] as const
 
 function corsOf({ headers }: Response): Record<string, string> {
   return Object.fromEntries([...headers].filter(([name]) => name.startsWith('access-control-')))

@@ -92,7 +92,7 @@ describe.each(clients)('$name', ({ page, resumes, patience, look }) => {
   ])('a file of a refused %s is refused once, in words', async (_what, config, words) => {
     const site = await Site.start('local disk', { config })
     const tab = await Tab.open(site, page)
-    await tab.choose(sample(4 * MiB).path)
+    await tab.choose(sample(6 * MiB).path)
     const { error } = await tab.outcome()
     expect(error).toMatch(words)
     await sleep(1_000)

@@ -27,6 +27,7 @@ export function connect(uppy: Uppy<Meta, Body>, report: Report, { urlOf, patient
 
 /** The answer of the server; empty when there was none. */
 function textOf(error: unknown, response: unknown): string {
-  const xhr = (response ?? (error as { request?: unknown }).request) as { responseText?: unknown } | undefined
+  const { request, source } = error as { request?: unknown; source?: unknown }
+  const xhr = (response ?? request ?? source) as { responseText?: unknown } | undefined
   return typeof xhr?.responseText === 'string' ? xhr.responseText : ''
 }

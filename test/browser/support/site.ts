@@ -47,9 +47,11 @@ export class Site {
   static async start(kind: StorageKind, options: SiteOptions = {}): Promise<Site> {
     const target = kind === 'S3' ? await s3Target() : null
     const where = target ? { s3: target } : { directory: tempFolder() }
-    const site = new Site({ ...options, ...where, tempDir: tempFolder() }, target)
+    const site = new Site({ ...options, ...where, tempDir: tempFolder(), origin: '' }, target)
     running.push(site)
-    await Promise.all([listen(site.#pages), listen(site.#otherPages), site.startServer()])
+    await Promise.all([listen(site.#pages), listen(site.#otherPages)])
+    site.#settings.origin = site.origin
+    await site.startServer()
     return site
   }
 
@@ -84,14 +86,20 @@ export class Site {
 
   /** Of the object that a page was told the URL of. */
   async read(url: string): Promise<Buffer> {
-    if (!this.#target) {
-      const response = await fetch(new URL(new URL(url).pathname, `http://127.0.0.1:${this.#settings.port}`))
-      if (!response.ok) throw new Error(`${url} is answered with ${response.status}`)
-      return Buffer.from(await response.arrayBuffer())
-    }
+    const { pathname } = new URL(url)
+    if (!pathname.startsWith('/stored/')) return this.#readBucket(pathname)
+    const response = await fetch(`http://127.0.0.1:${this.#settings.port}${pathname}`, { redirect: 'manual' })
+    const elsewhere = response.headers.get('location')
+    if (elsewhere !== null) return this.#readBucket(new URL(elsewhere).pathname)
+    if (!response.ok) throw new Error(`${url} is answered with ${response.status}`)
+    return Buffer.from(await response.arrayBuffer())
+  }
+
+  async #readBucket(pathname: string): Promise<Buffer> {
+    if (!this.#target) throw new Error(`${pathname} is not where files are stored`)
     const { bucket } = this.#target
-    const path = decodeURIComponent(new URL(url).pathname)
-    if (!path.startsWith(`/${bucket}/`)) throw new Error(`${url} is not in the bucket`)
+    const path = decodeURIComponent(pathname)
+    if (!path.startsWith(`/${bucket}/`)) throw new Error(`${path} is not in the bucket`)
     const client = clientOf(this.#target)
     try {
       const { Body } = await client.send(new GetObjectCommand({ Bucket: bucket, Key: path.slice(bucket.length + 2) }))

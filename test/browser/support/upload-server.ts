@@ -8,15 +8,18 @@ import {
   uploadErrorHandler,
 } from '../../../src/index.ts'
 import { tusHandler } from '../../../src/tus.ts'
+import { uppyS3Handler } from '../../../src/uppy.ts'
 import type { ServerSettings } from '../../support/server-process.ts'
 
 export interface UploadServerSettings extends Omit<ServerSettings, 'config'> {
   config?: Pick<ChunkedUploadConfig, 'maxFileSize' | 'allowedMimeTypes'>
+  /** As browsers see this server. */
+  origin: string
   /** Cross-origin access is the app's: it sets these headers on every answer, and the handlers none. */
   appCors?: Record<string, string>
 }
 
-const settings = JSON.parse(process.argv[2] ?? '{}') as UploadServerSettings
+const settings = JSON.parse(process.argv[2] ?? '') as UploadServerSettings
 const directory = settings.directory ?? ''
 const storage = settings.s3
   ? new S3StorageAdapter(settings.s3)
@@ -44,7 +47,16 @@ app.post('/upload/complete', uploads.complete)
 app.get('/upload/progress/:uploadId', uploads.getProgress)
 app.delete('/upload/:uploadId', uploads.abort)
 app.use('/files', tusHandler(engine, options))
-if (directory) app.use('/stored', express.static(directory))
+const companion = uppyS3Handler(engine, { ...options, formUrl: `${settings.origin}/stored` })
+app.use('/companion', companion)
+// Uppy 6 builds the URL of a file that it sent as a form out of this one and the key.
+app.post('/stored', companion).options('/stored', companion)
+if (settings.s3) {
+  const bucket = `${settings.s3.endpoint}/${settings.s3.bucket}`
+  app.get('/stored/*key', (request, response) => response.redirect(bucket + request.path.slice('/stored'.length)))
+} else {
+  app.use('/stored', express.static(directory))
+}
 app.use(uploadErrorHandler())
 
 const server = app.listen(settings.port ?? 0, '127.0.0.1', () => {
