@@ -6,7 +6,9 @@ import { rmSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
 import express from 'express'
 import { createChunkedUploadMiddleware, LocalStorageAdapter, uploadErrorHandler } from '../../src/index.ts'
+import { resumableJsHandler } from '../../src/resumablejs.ts'
 import { tusHandler } from '../../src/tus.ts'
+import { uppyS3Handler } from '../../src/uppy.ts'
 import { storedFolder } from './layout.ts'
 
 const [folder, port = '0'] = process.argv.slice(2)
@@ -29,6 +31,8 @@ app.post('/upload/complete', chunkedUpload.complete)
 app.get('/upload/progress/:uploadId', chunkedUpload.getProgress)
 app.delete('/upload/:uploadId', chunkedUpload.abort)
 app.use('/tus', tusHandler(engine, { owner, cors: false }))
+app.use('/companion', uppyS3Handler(engine, { owner, cors: false }))
+app.use('/resumable', resumableJsHandler(engine, { owner, cors: false }))
 
 // Uploaded files are somebody else's content: a browser may save them, never run them on this origin.
 const setHeaders = (response: express.Response) => {

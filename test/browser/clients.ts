@@ -17,9 +17,15 @@ export interface Client {
   readonly resumes: boolean
   /** What its page adds, as the documents recommend, where the library's defaults give up on a short outage. */
   readonly patience: string | null
+  /** How its page tells that the type of a file is refused. */
+  readonly refusedType: RegExp
   /** How to ask for the upload that these requests belong to. */
   readonly look: ((exchanges: readonly Exchange[]) => Look) | null
 }
+
+/** The server's words. */
+const refusedType = /Files of type application\/octet-stream are not accepted/
+const retries = 'tries again by itself when it gave up'
 
 export const clients: readonly Client[] = [
   {
@@ -27,6 +33,7 @@ export const clients: readonly Client[] = [
     page: 'uppy-tus',
     resumes: true,
     patience: null,
+    refusedType,
     look: (exchanges) => ({
       method: 'HEAD',
       path: find(exchanges, 'PATCH', /^\/files\/[^/]+$/),
@@ -38,22 +45,29 @@ export const clients: readonly Client[] = [
     name: 'Uppy XHR',
     page: 'uppy-xhr',
     resumes: false,
-    patience: 'tries again by itself when it gave up',
+    patience: retries,
+    refusedType,
     look: null,
   },
-  ...['v5', 'v6'].flatMap((version) => [
+  ...[
+    { version: 'v5', refusedType },
+    // It shows no more of an answer of Companion than its status.
+    { version: 'v6', refusedType: /Unsupported Media Type/ },
+  ].flatMap(({ version, refusedType }) => [
     {
       name: `Uppy AwsS3 ${version}, in parts`,
       page: `uppy-s3-${version}`,
       resumes: true,
-      patience: 'tries again by itself when it gave up',
+      patience: retries,
+      refusedType,
       look: partsOf,
     },
     {
       name: `Uppy AwsS3 ${version}, by form`,
       page: `uppy-s3-${version}-form`,
       resumes: false,
-      patience: 'tries again by itself when it gave up',
+      patience: retries,
+      refusedType,
       look: null,
     },
   ]),

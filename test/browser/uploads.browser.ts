@@ -38,7 +38,7 @@ async function halfWay(site: Site, file: Sample): Promise<void> {
   await until(() => site.bytesSent >= file.size / 2, 'half of the file')
 }
 
-describe.each(clients)('$name', ({ page, resumes, patience, look }) => {
+describe.each(clients)('$name', ({ page, resumes, patience, refusedType, look }) => {
   it.each<StorageKind>(['local disk', 'S3'])('a file arrives on %s, and the page is told its URL', async (kind) => {
     const site = await Site.start(kind)
     const tab = await Tab.open(site, page)
@@ -87,8 +87,8 @@ describe.each(clients)('$name', ({ page, resumes, patience, look }) => {
   })
 
   it.each([
-    ['size', { maxFileSize: MiB }, /larger than/],
-    ['type', { allowedMimeTypes: ['image/png'] }, /type/],
+    ['size', { maxFileSize: MiB }, /The file is larger than the limit of 1048576 bytes/],
+    ['type', { allowedMimeTypes: ['image/png'] }, refusedType],
   ])('a file of a refused %s is refused once, in words', async (_what, config, words) => {
     const site = await Site.start('local disk', { config })
     const tab = await Tab.open(site, page)

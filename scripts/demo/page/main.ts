@@ -1,7 +1,7 @@
 /** The page: every file gets a row, whichever library uploads it. */
 import type { Begin, Client, Connect } from './clients/client.ts'
 import { listenForFiles, openPicker } from './files.ts'
-import { formatBytes, formatTime, percentOf } from './format.ts'
+import { formatBytes, formatTime } from './format.ts'
 import { tell } from './log.ts'
 import { forget, keyOf, type Remembered, remember, rememberedUploads } from './remembered.ts'
 import { Row } from './row.ts'
@@ -17,7 +17,11 @@ interface Choice {
 
 /** By the values of the radio buttons. */
 const choices: Record<string, Choice> = {
+  own: { name: 'Our own client', resumesAfterReload: true, load: () => import('./clients/own.ts') },
   tus: { name: 'Uppy with tus', resumesAfterReload: true, load: () => import('./clients/uppy-tus.ts') },
+  // Uppy would need its Golden Retriever for that.
+  s3: { name: 'Uppy with AwsS3', resumesAfterReload: false, load: () => import('./clients/uppy-s3.ts') },
+  resumable: { name: 'Resumable.js', resumesAfterReload: true, load: () => import('./clients/resumablejs.ts') },
 }
 
 const badges: Record<State, string> = {
@@ -120,7 +124,9 @@ function drawProgress(upload: Upload, row: Row): void {
     parts.push(`${formatBytes(speed)}/s`, `${formatTime((file.size - bytes) / speed)} left`)
   }
   if (interruptions > 0) parts.push(interruptions === 1 ? 'interrupted once' : `interrupted ${interruptions} times`)
-  row.progress(file.size === 0 ? 1 : bytes / file.size, parts.join(' · '))
+  // A figure and its unit stay on one line.
+  const figures = parts.map((part) => part.replaceAll(' ', '\u00a0')).join(' · ')
+  row.progress(file.size === 0 ? 1 : bytes / file.size, figures)
 }
 
 /** Takes a row away; the focus goes where it makes sense, not to the top of the page. */

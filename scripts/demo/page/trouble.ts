@@ -46,7 +46,7 @@ function account(before: Status, now: Status): void {
 function show({ network: state, serverPid, speed: limit }: Status): void {
   network.textContent = state === 'up' ? 'Connected' : 'Cut'
   network.dataset.state = state === 'up' ? 'up' : 'down'
-  server.textContent = serverPid === null ? 'Killed, comes back' : `Process ${serverPid}`
+  server.textContent = serverPid === null ? 'Killed' : `Process ${serverPid}`
   server.dataset.state = serverPid === null ? 'down' : 'up'
   speed.value = String(limit ?? 0)
 }

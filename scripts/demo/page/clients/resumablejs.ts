@@ -1,5 +1,6 @@
 /** Resumable.js, one instance per file: its pause and resume are for all files of an instance. */
 import Resumable from 'resumablejs'
+import { messageIn, urlIn } from './answers.ts'
 import type { Connect, Report } from './client.ts'
 
 const options = {
@@ -29,23 +30,11 @@ function listen(resumable: Resumable, report: Report, size: number): void {
   resumable.on('fileAdded', () => resumable.upload())
   resumable.on('fileProgress', () => report.progress(Math.round(resumable.progress() * size)))
   resumable.on('fileSuccess', (file: Resumable.ResumableFile) => report.done(urlOf(file)))
-  resumable.on('fileError', (_file: unknown, message: string) => report.failed(messageOf(message)))
+  resumable.on('fileError', (_file: unknown, message: string) => report.failed(messageIn(message) ?? 'The server does not answer.'))
 }
 
 /** Not every answer has it: only those that were made when all chunks were there. */
 function urlOf(file: Resumable.ResumableFile): string {
   const chunks = file.chunks as { message(): string }[]
-  return chunks.map((chunk) => String(parse(chunk.message()).url ?? '')).find((url) => url !== '') ?? ''
-}
-
-function messageOf(answer: string): string {
-  return String(parse(answer).message ?? 'The server refused it.')
-}
-
-function parse(text: string): Record<string, unknown> {
-  try {
-    return JSON.parse(text)
-  } catch {
-    return {}
-  }
+  return chunks.map((chunk) => urlIn(chunk.message())).find((url) => url !== '') ?? ''
 }

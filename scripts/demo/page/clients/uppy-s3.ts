@@ -4,15 +4,18 @@ import type { Body, Meta } from '@uppy/core'
 import type { Connect } from './client.ts'
 import { uppyClient } from './uppy.ts'
 
-const retryDelay = 1000
-const longestOutage = 60_000
-
 export const connect: Connect = (begin) => {
-  const client = uppyClient('s3', begin, (_file, uploadURL) => uploadURL)
+  // The plugin gives up after a second.
+  const client = uppyClient(begin, { id: 's3', urlOf: (_file, uploadURL) => storedAt(uploadURL), patience: 60_000 })
   client.uppy.use(AwsS3<Meta, Body>, {
     companionEndpoint: '/companion',
+    // Its default is to send less than 100 MB as one form, which begins anew after every break.
     shouldUseMultipart: true,
-    limit: 4,
   })
   return client
+}
+
+/** Empty files are forms all the same, and Uppy takes the URL of the form for the folder of the file. */
+function storedAt(url: string): string {
+  return url.replace('/companion/s3/form/', '/stored/')
 }

@@ -8,7 +8,7 @@ import { uppyClient } from './uppy.ts'
 export const connect: Connect = (begin, dashboard) => {
   /** Where the stored files are, by the URLs of their uploads. */
   const stored = new Map<string, string>()
-  const client = uppyClient('tus', begin, (_file, uploadURL) => stored.get(pathOf(uploadURL)) ?? '')
+  const client = uppyClient(begin, { id: 'tus', urlOf: (_file, uploadURL) => stored.get(pathOf(uploadURL)) ?? '' })
   client.uppy.use(Tus<Meta, Body>, {
     endpoint: '/tus',
     // The default gives up after nine seconds.

@@ -1,25 +1,38 @@
 /** What the clients made of Uppy have in common: its events on one side, the page on the other. */
 import Uppy, { type Body, type Meta, type UppyFile } from '@uppy/core'
+import { messageIn } from './answers.ts'
 import type { Begin, Client, Controls, Report } from './client.ts'
 
 type File_ = UppyFile<Meta, Body>
 
 export interface UppyClient extends Client {
   readonly uppy: Uppy<Meta, Body>
-  /** Of a file that is on its way. */
-  reportOf(fileId: string): Report | undefined
 }
 
-/** @param urlOf where a file is that was uploaded */
-export function uppyClient(id: string, begin: Begin, urlOf: (file: File_, uploadURL: string) => string): UppyClient {
+export interface UppyClientOptions {
+  readonly id: string
+  /** Where a file is that was uploaded. */
+  readonly urlOf: (file: File_, uploadURL: string) => string
+  /** For plugins that give up soon: how long to go on trying while nobody answers, ms. Default 0. */
+  readonly patience?: number
+}
+
+/** Between two attempts, ms. */
+const retryDelay = 1_000
+
+export function uppyClient(begin: Begin, { id, urlOf, patience = 0 }: UppyClientOptions): UppyClient {
   const uppy = new Uppy<Meta, Body>({ id, autoProceed: true })
   const reports = new Map<string, Report>()
+  /** When the outage of a file began. */
+  const outages = new Map<string, number>()
   const of = (file: { id: string } | undefined) => (file ? reports.get(file.id) : undefined)
 
   uppy.on('file-added', (file) => {
     reports.set(file.id, begin(toFile(file), controlsOf(uppy, file.id)))
   })
   uppy.on('upload-progress', (file, { bytesUploaded }) => {
+    const before = file?.progress.bytesUploaded || 0
+    if (file && bytesUploaded > before) outages.delete(file.id)
     of(file)?.progress(bytesUploaded || 0)
   })
   uppy.on('upload-pause', (file, isPaused) => {
@@ -36,7 +49,14 @@ export function uppyClient(id: string, begin: Begin, urlOf: (file: File_, upload
     of(file)?.done(urlOf(file, uploadURL ?? ''))
     reports.delete(file.id)
   })
-  uppy.on('upload-error', (file, error) => of(file)?.failed(error.message))
+  uppy.on('upload-error', (file, error) => {
+    if (!file) return
+    const since = outages.get(file.id) ?? performance.now()
+    outages.set(file.id, since)
+    const { text, isAnswered } = answerIn(error)
+    if (isAnswered || performance.now() - since > patience) of(file)?.failed(text)
+    else setTimeout(() => reports.has(file.id) && void uppy.retryUpload(file.id), retryDelay)
+  })
   uppy.on('file-removed', (file) => {
     of(file)?.cancelled()
     reports.delete(file.id)
@@ -44,7 +64,6 @@ export function uppyClient(id: string, begin: Begin, urlOf: (file: File_, upload
 
   return {
     uppy,
-    reportOf: (fileId) => reports.get(fileId),
     add(files) {
       for (const file of files) {
         const known = uppy.getFiles().find(({ name, size, progress }) => {
@@ -56,6 +75,13 @@ export function uppyClient(id: string, begin: Begin, urlOf: (file: File_, upload
       }
     },
   }
+}
+
+/** Plugins hang the request of a failure on its error, if there was one. */
+function answerIn(error: { message: string }): { text: string; isAnswered: boolean } {
+  const { request: xhr } = error as { request?: XMLHttpRequest }
+  const { status = 0, responseText = '' } = xhr ?? {}
+  return { text: messageIn(responseText) ?? error.message, isAnswered: status > 0 }
 }
 
 function controlsOf(uppy: Uppy<Meta, Body>, id: string): Controls {
