@@ -29,6 +29,14 @@ const retries = 'tries again by itself when it gave up'
 
 export const clients: readonly Client[] = [
   {
+    name: 'Our client',
+    page: 'own-client',
+    resumes: true,
+    patience: null,
+    refusedType,
+    look: progressOf,
+  },
+  {
     name: 'Uppy Tus',
     page: 'uppy-tus',
     resumes: true,
@@ -49,29 +57,67 @@ export const clients: readonly Client[] = [
     refusedType,
     look: null,
   },
-  ...[
-    { version: 'v5', refusedType },
-    // It shows no more of an answer of Companion than its status.
-    { version: 'v6', refusedType: /Unsupported Media Type/ },
-  ].flatMap(({ version, refusedType }) => [
-    {
-      name: `Uppy AwsS3 ${version}, in parts`,
-      page: `uppy-s3-${version}`,
-      resumes: true,
-      patience: retries,
-      refusedType,
-      look: partsOf,
-    },
-    {
-      name: `Uppy AwsS3 ${version}, by form`,
-      page: `uppy-s3-${version}-form`,
-      resumes: false,
-      patience: retries,
-      refusedType,
-      look: null,
-    },
-  ]),
+  {
+    name: 'Resumable.js',
+    page: 'resumable',
+    resumes: true,
+    patience: 'waits a second between attempts: chunkRetryInterval',
+    refusedType,
+    look: firstChunkOf,
+  },
+  {
+    name: 'Flow.js',
+    page: 'flow',
+    resumes: true,
+    patience: 'tries more than once: maxChunkRetries, chunkRetryInterval',
+    refusedType,
+    look: firstChunkOf,
+  },
+  {
+    name: 'Uppy AwsS3 v5, in parts',
+    page: 'uppy-s3-v5',
+    resumes: true,
+    patience: null,
+    refusedType,
+    look: partsOf,
+  },
+  {
+    name: 'Uppy AwsS3 v5, by form',
+    page: 'uppy-s3-v5-form',
+    resumes: false,
+    patience: retries,
+    refusedType,
+    look: null,
+  },
+  {
+    name: 'Uppy AwsS3 v6, in parts',
+    page: 'uppy-s3-v6',
+    resumes: true,
+    patience: retries,
+    // It shows no more of what these routes answer than the status.
+    refusedType: /Unsupported Media Type/,
+    look: partsOf,
+  },
+  {
+    name: 'Uppy AwsS3 v6, by form',
+    page: 'uppy-s3-v6-form',
+    resumes: false,
+    patience: retries,
+    refusedType: /Unsupported Media Type/,
+    look: null,
+  },
 ]
+
+/** Whether the first chunk is there. */
+function firstChunkOf(exchanges: readonly Exchange[]): Look {
+  return { method: 'GET', path: find(exchanges, 'GET', /^\/resumable\?.*ChunkNumber=1&/), absent: 204 }
+}
+
+function progressOf(exchanges: readonly Exchange[]): Look {
+  const chunk = find(exchanges, 'POST', /^\/upload\/chunk\?/)
+  const { searchParams } = new URL(chunk, 'http://server')
+  return { method: 'GET', path: `/upload/progress/${searchParams.get('uploadId')}`, absent: 404 }
+}
 
 /** What parts are there. */
 function partsOf(exchanges: readonly Exchange[]): Look {

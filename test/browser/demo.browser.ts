@@ -22,7 +22,13 @@ interface Choice {
   readonly picker: string
 }
 
-const choices: readonly Choice[] = [{ label: 'Uppy with tus', picker: '.uppy-Dashboard-input' }]
+const picker = '#picker'
+const choices: readonly Choice[] = [
+  { label: 'Our own client', picker },
+  { label: 'Uppy with tus', picker: '.uppy-Dashboard-input' },
+  { label: 'Uppy with AwsS3', picker },
+  { label: 'Resumable.js', picker },
+]
 
 let demo: ChildProcess
 let url = ''

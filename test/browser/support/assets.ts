@@ -17,7 +17,7 @@ const sources = ['pages', 'uppy-v5'].flatMap((name) =>
 )
 const assets = new Map<string, Asset>()
 
-/** `/tus` is a page, `/assets/tus.js` its script. */
+/** `/pages/flow` is a page, `/assets/flow.js` its script. */
 export function assetOf(path: string): Asset | undefined {
   if (assets.size === 0) build()
   return assets.get(path)
@@ -38,7 +38,7 @@ function build(): void {
   for (const { path, contents } of outputFiles) {
     const name = basename(path, '.page.js')
     assets.set(`/assets/${name}.js`, { body: contents, type: 'text/javascript; charset=utf-8' })
-    assets.set(`/${name}`, { body: htmlOf(name), type: 'text/html; charset=utf-8' })
+    assets.set(`/pages/${name}`, { body: htmlOf(name), type: 'text/html; charset=utf-8' })
   }
 }
 

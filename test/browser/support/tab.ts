@@ -72,7 +72,7 @@ export class Tab {
       ...(patient && { patient: '' }),
       ...(oneByOne && { oneByOne: '' }),
     })
-    const url = `${crossOrigin ? site.otherOrigin : site.origin}/${name}?${query}`
+    const url = `${crossOrigin ? site.otherOrigin : site.origin}/pages/${name}?${query}`
     await page.goto(url)
     return new Tab(context, page, url)
   }

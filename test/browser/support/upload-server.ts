@@ -7,6 +7,7 @@ import {
   S3StorageAdapter,
   uploadErrorHandler,
 } from '../../../src/index.ts'
+import { resumableJsHandler } from '../../../src/resumablejs.ts'
 import { tusHandler } from '../../../src/tus.ts'
 import { uppyS3Handler } from '../../../src/uppy.ts'
 import type { ServerSettings } from '../../support/server-process.ts'
@@ -47,6 +48,7 @@ app.post('/upload/complete', uploads.complete)
 app.get('/upload/progress/:uploadId', uploads.getProgress)
 app.delete('/upload/:uploadId', uploads.abort)
 app.use('/files', tusHandler(engine, options))
+app.use('/resumable', resumableJsHandler(engine, options))
 const companion = uppyS3Handler(engine, { ...options, formUrl: `${settings.origin}/stored` })
 app.use('/companion', companion)
 // Uppy 6 builds the URL of a file that it sent as a form out of this one and the key.

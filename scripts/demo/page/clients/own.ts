@@ -1,11 +1,11 @@
 /** The client that comes with the library. */
-import { Upload } from '../../../../src/client.ts'
+import { createUpload } from '../../../../src/client.ts'
 import type { Connect } from './client.ts'
 
 export const connect: Connect = (begin) => ({
   add(files) {
     for (const file of files) {
-      const upload = new Upload(file, { endpoint: '/upload' })
+      const upload = createUpload(file, { endpoint: '/upload' })
       const start = () => {
         upload.start().then(
           ({ url }) => report.done(url),

@@ -30,7 +30,9 @@ function listen(resumable: Resumable, report: Report, size: number): void {
   resumable.on('fileAdded', () => resumable.upload())
   resumable.on('fileProgress', () => report.progress(Math.round(resumable.progress() * size)))
   resumable.on('fileSuccess', (file: Resumable.ResumableFile) => report.done(urlOf(file)))
-  resumable.on('fileError', (_file: unknown, message: string) => report.failed(messageIn(message) ?? 'The server does not answer.'))
+  resumable.on('fileError', (_file: unknown, message: string) =>
+    report.failed(messageIn(message) ?? 'The server does not answer.'),
+  )
 }
 
 /** Not every answer has it: only those that were made when all chunks were there. */
