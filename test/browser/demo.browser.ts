@@ -67,6 +67,7 @@ async function open(scheme: Scheme = 'light', width = 1280): Promise<Page> {
   })
   await page.goto(url)
   await page.getByText('Connected').waitFor()
+  await page.getByLabel('Speed').selectOption('5 MB/s')
   return page
 }
 
@@ -79,12 +80,14 @@ const rowOf = (page: Page) => page.locator('.upload').first()
 const stateOf = (page: Page) => rowOf(page).getAttribute('data-state')
 const shareOf = async (page: Page) => Number(await rowOf(page).getByRole('progressbar').getAttribute('value'))
 
+const identical = (page: Page) => page.locator('.upload[data-state=identical]').count()
+
 async function reaches(page: Page, state: string): Promise<void> {
   await until(async () => (await stateOf(page)) === state, `the state ${state}`, 60_000)
 }
 
-async function isPast(page: Page, share: number): Promise<void> {
-  await until(async () => (await shareOf(page)) > share, `${share * 100} %`)
+async function isPast(page: Page, share: number, timeout?: number): Promise<void> {
+  await until(async () => (await shareOf(page)) > share, `${share * 100} %`, timeout)
 }
 
 async function look(page: Page, name: string): Promise<void> {
@@ -136,6 +139,55 @@ describe.each(choices)('the page with $label', (choice) => {
 })
 
 describe('the page', () => {
+  it('knows after a reload what was not finished, and goes on when the file is chosen again', async () => {
+    const page = await open()
+    const [choice] = choices as [Choice]
+    await choose(page, choice)
+    await isPast(page, 0.4)
+    await page.reload()
+    await page.getByLabel('Speed').selectOption('500 kB/s')
+    await page.getByText('Choose the same file again, and it goes on where it was.').waitFor()
+    await look(page, 'reloaded')
+    const chooser = page.waitForEvent('filechooser')
+    await page.getByRole('button', { name: `Choose the file ${film.name}` }).click()
+    await (await chooser).setFiles(path)
+    // From the start it would take twelve seconds to come so far.
+    await isPast(page, 0.3, 5_000)
+    await page.getByLabel('Speed').selectOption('as fast as it goes')
+    await reaches(page, 'identical')
+    expect(await page.locator('.upload').count()).toBe(1)
+    await page.context().close()
+  })
+
+  it('can be used with the keyboard alone', async () => {
+    const page = await open()
+    const focused = () => page.evaluate('document.activeElement.textContent || document.activeElement.id')
+    await page.keyboard.press('Tab')
+    await page.keyboard.press('ArrowRight')
+    expect(await page.getByLabel('Uppy with tus').isChecked()).toBe(true)
+    await page.keyboard.press('ArrowLeft')
+    expect(await page.getByLabel('Our own client').isChecked()).toBe(true)
+    await page.keyboard.press('Tab')
+    expect(await focused()).toBe('picker')
+    const chooser = page.waitForEvent('filechooser')
+    await page.keyboard.press('Space')
+    await (await chooser).setFiles(path)
+    await isPast(page, 0.05)
+    await page.getByRole('button', { name: `Pause ${film.name}` }).focus()
+    await page.keyboard.press('Enter')
+    await reaches(page, 'paused')
+    // The button keeps the focus when it becomes another one.
+    expect(await focused()).toBe('Resume')
+    await page.keyboard.press('Enter')
+    await reaches(page, 'uploading')
+    await page.keyboard.press('Tab')
+    expect(await focused()).toBe('Cancel')
+    await page.keyboard.press('Enter')
+    await until(async () => (await page.locator('.upload').count()) === 0, 'the row to go')
+    expect(await focused()).toBe('Uploads')
+    await page.context().close()
+  })
+
   it.each<[Scheme, number]>([
     ['light', 1280],
     ['dark', 1280],
@@ -144,8 +196,9 @@ describe('the page', () => {
   ])('fits %s at %i pixels', async (scheme, width) => {
     const page = await open(scheme, width)
     await look(page, `empty, ${scheme}, ${width}`)
+    await page.getByLabel('Speed').selectOption('as fast as it goes')
     for (const choice of choices) await choose(page, choice)
-    await reaches(page, 'identical')
+    await until(async () => (await identical(page)) === choices.length, 'all files')
     await look(page, `full, ${scheme}, ${width}`)
     expect(await page.evaluate('document.documentElement.scrollWidth')).toBe(width)
     await page.context().close()

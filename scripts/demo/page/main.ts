@@ -42,6 +42,8 @@ const dashboard = document.querySelector('#dashboard') as HTMLElement
 const radios = [...document.querySelectorAll<HTMLInputElement>('input[name=client]')]
 
 const uploads = new Map<Upload, Row>()
+/** Files that are on their way, by client and file. */
+const underWay = new Map<string, Upload>()
 const remembered = new Map<string, Row>()
 const clients = new Map<string, Promise<Client>>()
 let isLineUp = true
@@ -78,6 +80,7 @@ function begin(id: string, upload: Parameters<Begin>): Upload {
     show(changed, row)
   })
   uploads.set(started, row)
+  underWay.set(keyOf(entry), started)
   list.prepend(row.element)
   toggleEmpty()
   if (resumesAfterReload) remember(entry)
@@ -150,8 +153,7 @@ function complain(text: string): void {
 async function addFiles(files: readonly File[]): Promise<void> {
   complain('')
   const id = chosen()
-  const isUnderWay = (file: File) =>
-    [...uploads.keys()].some((other) => other.isWorking && keyOf(entryOf(id, other.file)) === keyOf(entryOf(id, file)))
+  const isUnderWay = (file: File) => underWay.get(keyOf(entryOf(id, file)))?.isWorking === true
   const known = files.find(isUnderWay)
   if (known) complain(`${known.name} is being uploaded already.`)
   const client = await clientFor(id)
