@@ -84,6 +84,11 @@ const rowOf = (page: Page) => page.locator('.upload').first()
 const stateOf = (page: Page) => rowOf(page).getAttribute('data-state')
 const shareOf = async (page: Page) => Number(await rowOf(page).getByRole('progressbar').getAttribute('value'))
 
+/** The id of the upload server's process. */
+async function processOf(page: Page): Promise<number> {
+  return Number(/\d+/.exec((await page.getByText(/^Process \d+$/).textContent()) ?? '')?.[0])
+}
+
 const identical = (page: Page) => page.locator('.upload[data-state=identical]').count()
 
 async function reaches(page: Page, state: string): Promise<void> {
@@ -108,11 +113,14 @@ describe.each(choices)('the page with $label', (choice) => {
     await page.getByText('The network is cut.').waitFor()
     await reaches(page, 'uploading')
     await isPast(page, 0.5)
+    const pid = await processOf(page)
     await page.getByRole('button', { name: 'Kill the server' }).click()
     await reaches(page, 'interrupted')
     await page.getByText('The server is dead.').waitFor()
     await look(page, `${choice.label} - interrupted`)
     await reaches(page, 'identical')
+    expect(() => process.kill(pid, 0), `process ${pid} is dead`).toThrow('ESRCH')
+    expect(await processOf(page)).not.toBe(pid)
     const row = rowOf(page)
     expect(await row.getByText(sha256(film.content)).count()).toBe(2)
     expect(await page.getByRole('log').textContent()).toMatch(/killed with SIGKILL.*The network is back/)

@@ -3,7 +3,7 @@ import { messageOf, urlOf } from './chunk-answers.ts'
 import { page } from './page.ts'
 
 page(({ server, patient }, report) => {
-  const patience = { chunkRetryInterval: 1000, maxChunkRetries: 30 }
+  const patience = { chunkRetryInterval: 1000, maxChunkRetries: 100 }
   const flow = new Flow({ target: `${server}/resumable`, ...(patient && patience) })
   flow.on('fileAdded', () => setTimeout(() => flow.upload()))
   flow.on('fileProgress', (file) => report.progress(file.progress()))

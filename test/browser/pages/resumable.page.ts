@@ -3,7 +3,7 @@ import { messageOf, urlOf } from './chunk-answers.ts'
 import { page } from './page.ts'
 
 page(({ server, patient }, report) => {
-  const patience = { chunkRetryInterval: 1000, maxChunkRetries: 30 }
+  const patience = { chunkRetryInterval: 1000, maxChunkRetries: 100 }
   const resumable = new Resumable({ target: `${server}/resumable`, ...(patient && patience) })
   resumable.on('fileAdded', () => resumable.upload())
   resumable.on('fileProgress', (file) => report.progress(file.progress(false)))
