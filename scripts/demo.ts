@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { MiB } from './demo/layout.ts'
 import { type DemoOptions, readOptions, usage } from './demo/options.ts'
+import { PageServer } from './demo/page-server.ts'
 import { ProgressBar } from './demo/progress-bar.ts'
 import { ServerProcess } from './demo/server-process.ts'
 import { makeSourceFile } from './demo/source-file.ts'
@@ -16,20 +17,13 @@ const out = process.stdout
 
 async function demo(options: DemoOptions, signal: AbortSignal): Promise<number> {
   const folder = await mkdtemp(join(tmpdir(), 'nexus-uploader-demo-'))
-  const server = new ServerProcess(folder, options.port)
+  const server = new ServerProcess(folder)
   try {
     await server.start(signal)
     out.write(`Server process ${server.pid} at ${server.origin}, storing in ${folder}\n`)
-    const file = await makeSourceFile(join(folder, 'source.bin'), options.size * MiB, signal)
-    let account: Account
-    try {
-      account = await runStory({ server, folder, file, options, bar: new ProgressBar(out, file.size), signal })
-    } finally {
-      await file.handle.close()
-    }
-    tell(account)
-    if (!options.once) await keepOpen(server, signal)
-    return account.problems.length === 0 ? 0 : 1
+    const allWasRight = options.page || (await tellStory(server, folder, options, signal))
+    if (!options.once) await keepPageOpen(server, options.port, signal)
+    return allWasRight ? 0 : 1
   } catch (error) {
     if (signal.aborted) {
       out.write('\nInterrupted.\n')
@@ -43,6 +37,18 @@ async function demo(options: DemoOptions, signal: AbortSignal): Promise<number> 
   }
 }
 
+async function tellStory(server: ServerProcess, folder: string, options: DemoOptions, signal: AbortSignal) {
+  const file = await makeSourceFile(join(folder, 'source.bin'), options.size * MiB, signal)
+  let account: Account
+  try {
+    account = await runStory({ server, folder, file, options, bar: new ProgressBar(out, file.size), signal })
+  } finally {
+    await file.handle.close()
+  }
+  tell(account)
+  return account.problems.length === 0
+}
+
 function tell({ facts, problems }: Account): void {
   out.write('\nWhat happened\n')
   for (const [what, how] of facts) out.write(`  ${what.padEnd(15)} ${how}\n`)
@@ -50,15 +56,17 @@ function tell({ facts, problems }: Account): void {
   for (const problem of problems) out.write(`  ${problem}\n`)
 }
 
-async function keepOpen(server: ServerProcess, signal: AbortSignal): Promise<void> {
-  out.write(`\nTry it in a browser: ${server.origin}/\nCtrl+C ends the demo and removes its files.\n`)
+async function keepPageOpen(server: ServerProcess, port: number, signal: AbortSignal): Promise<void> {
+  const page = await PageServer.start(server, port)
+  out.write(`\nTry it in a browser: ${page.url}\nCtrl+C ends the demo and removes its files.\n`)
   try {
-    await server.ended(signal)
-  } catch {
+    await page.supervise(signal)
+  } catch (error) {
+    if (!signal.aborted) throw error
     out.write('\nClosing.\n')
-    return
+  } finally {
+    await page.close()
   }
-  throw new Error('The server ended by itself.')
 }
 
 async function main(): Promise<number> {

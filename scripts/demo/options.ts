@@ -1,12 +1,13 @@
 /** What the demo can be told. */
 import { parseArgs } from 'node:util'
 
-export const usage = `npm run demo -- [--size MiB] [--speed MiB/s] [--once]
+export const usage = `npm run demo -- [--size MiB] [--speed MiB/s] [--once | --page]
 
   --size    size of the file, 32 to 2048 MiB (default 256)
   --speed   send no faster than this, to watch it at the pace of a real network (default: as fast as it goes)
   --once    end after the account: exit 0 when all was right
-  PORT      environment variable: the port of the server (default: any free one)`
+  --page    begin with the page
+  PORT      environment variable: the port of the page (default: 3000 when it is free, else any)`
 
 export interface DemoOptions {
   /** MiB. */
@@ -14,7 +15,9 @@ export interface DemoOptions {
   /** MiB per second; `Infinity` for no limit. */
   readonly speed: number
   readonly once: boolean
-  /** 0: any free one. */
+  /** Only the page: nothing is uploaded before. */
+  readonly page: boolean
+  /** Of the page; 0: the usual one when it is free, else any. */
   readonly port: number
   /** Damages the stored file before it is checked: how the demo's own test sees that the check can fail. */
   readonly corrupt: boolean
@@ -28,15 +31,18 @@ export function readOptions(args: string[], env: NodeJS.ProcessEnv): DemoOptions
       size: { type: 'string', default: '256' },
       speed: { type: 'string' },
       once: { type: 'boolean', default: false },
+      page: { type: 'boolean', default: false },
       help: { type: 'boolean', short: 'h', default: false },
     },
   })
   if (values.help) return null
+  if (values.once && values.page) throw new Error('--once and --page exclude each other')
   return {
     // Fewer than 16 chunks are too few for a cut at a third and a kill at a half with several under way.
     size: integer('--size', values.size, 32, 2048),
     speed: values.speed === undefined ? Number.POSITIVE_INFINITY : integer('--speed', values.speed, 1, 100_000),
     once: values.once,
+    page: values.page,
     port: integer('PORT', env.PORT || '0', 0, 65_535),
     corrupt: env.NEXUS_DEMO_CORRUPT === '1',
   }

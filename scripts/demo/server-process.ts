@@ -8,12 +8,12 @@ const stopTimeout = 5_000
 
 export class ServerProcess {
   readonly #folder: string
-  #port: number
+  /** 0 until the first start: any free one, then always the same. */
+  #port = 0
   #child: ChildProcess | null = null
 
-  constructor(folder: string, port: number) {
+  constructor(folder: string) {
     this.#folder = folder
-    this.#port = port
   }
 
   get origin(): string {

@@ -4,30 +4,35 @@
  */
 import { rmSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
-import { fileURLToPath } from 'node:url'
 import express from 'express'
 import { createChunkedUploadMiddleware, LocalStorageAdapter, uploadErrorHandler } from '../../src/index.ts'
-import { CHUNK_SIZE, storedFolder } from './layout.ts'
+import { resumableJsHandler } from '../../src/resumablejs.ts'
+import { tusHandler } from '../../src/tus.ts'
+import { uppyS3Handler } from '../../src/uppy.ts'
+import { storedFolder } from './layout.ts'
 
 const [folder, port = '0'] = process.argv.slice(2)
 if (!folder || !process.send) throw new Error('This is a part of the demo: npm run demo')
 const directory = storedFolder(folder)
-const here = fileURLToPath(new URL('.', import.meta.url))
 
-const storage = new LocalStorageAdapter({ directory, baseUrl: '/files' })
-const chunkedUpload = createChunkedUploadMiddleware(storage, { maxChunkSize: CHUNK_SIZE })
-chunkedUpload.engine.events.on('storageError', ({ operation, error }) => console.error(`storage: ${operation}`, error))
-chunkedUpload.engine.events.on('warning', ({ message, error }) => console.error(`warning: ${message}`, error ?? ''))
+const storage = new LocalStorageAdapter({ directory, baseUrl: '/stored' })
+const owner = () => 'the person at the page'
+const chunkedUpload = createChunkedUploadMiddleware(storage, { owner })
+const { engine } = chunkedUpload
+engine.events.on('storageError', ({ operation, error }) => console.error(`storage: ${operation}`, error))
+engine.events.on('warning', ({ message, error }) => console.error(`warning: ${message}`, error ?? ''))
 
 const app = express()
 app.disable('x-powered-by')
-app.use(express.json())
 
 app.post('/upload/init', chunkedUpload.init)
 app.post('/upload/chunk', chunkedUpload.uploadChunk)
 app.post('/upload/complete', chunkedUpload.complete)
 app.get('/upload/progress/:uploadId', chunkedUpload.getProgress)
 app.delete('/upload/:uploadId', chunkedUpload.abort)
+app.use('/tus', tusHandler(engine, { owner, cors: false }))
+app.use('/companion', uppyS3Handler(engine, { owner, cors: false }))
+app.use('/resumable', resumableJsHandler(engine, { owner, cors: false }))
 
 // Uploaded files are somebody else's content: a browser may save them, never run them on this origin.
 const setHeaders = (response: express.Response) => {
@@ -35,24 +40,7 @@ const setHeaders = (response: express.Response) => {
   response.setHeader('X-Content-Type-Options', 'nosniff')
   response.setHeader('Content-Security-Policy', 'sandbox')
 }
-app.use('/files', express.static(directory, { setHeaders, index: false }))
-
-const policy = [
-  "default-src 'none'",
-  "script-src 'self'",
-  "style-src 'self'",
-  "connect-src 'self'",
-  'img-src data:',
-  "base-uri 'none'",
-  "form-action 'none'",
-  "frame-ancestors 'none'",
-].join('; ')
-app.get(['/', '/page.css', '/page.js', '/page-upload.js', '/page-requests.js', '/page-row.js'], (request, response) => {
-  response.setHeader('Content-Security-Policy', policy)
-  response.setHeader('X-Content-Type-Options', 'nosniff')
-  response.setHeader('Cache-Control', 'no-cache')
-  response.sendFile(request.path === '/' ? 'page.html' : request.path.slice(1), { root: here })
-})
+app.use('/stored', express.static(directory, { setHeaders, index: false }))
 app.use(uploadErrorHandler())
 
 const server = app.listen(Number(port), '127.0.0.1', (error?: Error) => {
@@ -62,6 +50,8 @@ const server = app.listen(Number(port), '127.0.0.1', (error?: Error) => {
   }
   process.send?.({ port: (server.address() as AddressInfo).port })
 })
+// A whole file in one request may take long; the handlers watch for silence themselves.
+server.requestTimeout = 0
 
 /** Lets requests under way end, but nobody waits for long. */
 async function stop(): Promise<void> {

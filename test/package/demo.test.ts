@@ -107,10 +107,18 @@ describe('the demo', () => {
       const [, url = ''] = await demo.said(/Try it in a browser: (\S+)/)
       const page = await (await fetch(url)).text()
       const assets = [...page.matchAll(/(?:src|href)="(\/\w[^"]*)"/g)].map(([, path]) => path ?? '')
-      expect(assets).toEqual(['/page.css', '/page.js'])
-      const script = await (await fetch(new URL('/page.js', url))).text()
-      const modules = [...script.matchAll(/from '(\.\/[^']+)'/g)].map(([, path]) => path ?? '')
-      for (const path of [...assets, ...modules]) expect((await fetch(new URL(path, url))).status, path).toBe(200)
+      expect(assets).toEqual(['/assets/page.css', '/assets/main.js'])
+      const imported = (script: string) =>
+        [...script.matchAll(/"(\.\/[\w-]+\.js)"/g)].map(([, path]) => `/assets/${path}`)
+      const modules = imported(await (await fetch(new URL('/assets/main.js', url))).text())
+      // Each client library is loaded when it is chosen.
+      expect(modules.length).toBeGreaterThanOrEqual(4)
+      for (const path of [...assets, ...modules, '/assets/sha256-worker.js']) {
+        const answer = await fetch(new URL(path, url))
+        expect(answer.status, path).toBe(200)
+        // Nothing comes from a network.
+        expect(answer.headers.get('content-security-policy'), path).toMatch(/^default-src 'none'; script-src 'self'/)
+      }
       demo.child.kill('SIGINT')
       expect(await demo.ended, demo.output()).toBe(0)
       expect(demo.leftovers()).toEqual([])

@@ -1,7 +1,7 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { mkdirSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach } from 'vitest'
 import type { ServerSettings } from './server-process.ts'
@@ -10,7 +10,8 @@ import type { ServerSettings } from './server-process.ts'
 const { buildSync } = createRequire(import.meta.url)('esbuild') as typeof import('esbuild')
 
 const children = new Set<ChildProcess>()
-let bundle: string | null = null
+/** By their sources. */
+const bundles = new Map<string, string>()
 
 afterEach(() => {
   for (const child of children) child.kill('SIGKILL')
@@ -18,15 +19,15 @@ afterEach(() => {
 })
 
 /** One file that plain Node starts in a tenth of a second: tests that kill a server many times would wait for tsx. */
-function serverBundle(): string {
-  if (bundle) return bundle
+function serverBundle(source: string): string {
+  const known = bundles.get(source)
+  if (known) return known
   const root = fileURLToPath(new URL('../..', import.meta.url))
   const folder = join(root, 'node_modules/.cache/nexus-uploader')
   mkdirSync(folder, { recursive: true })
-  const outfile = join(folder, `server-${process.pid}.mjs`)
-  const entryPoints = [join(root, 'test/support/server-process.ts')]
+  const outfile = join(folder, `${basename(source, '.ts')}-${process.pid}.mjs`)
   buildSync({
-    entryPoints,
+    entryPoints: [join(root, source)],
     outfile,
     bundle: true,
     platform: 'node',
@@ -34,7 +35,7 @@ function serverBundle(): string {
     target: 'node20',
     packages: 'external',
   })
-  bundle = outfile
+  bundles.set(source, outfile)
   return outfile
 }
 
@@ -47,8 +48,14 @@ export interface ServerProcess {
   close(timeout?: number): Promise<number | null>
 }
 
-export async function startServer(settings: ServerSettings): Promise<ServerProcess> {
-  const child = fork(serverBundle(), [JSON.stringify(settings)], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
+/** @param source of the server: it takes its settings as JSON and sends `{ port }` when it listens */
+export async function startServer<Settings extends object = ServerSettings>(
+  settings: Settings,
+  source = 'test/support/server-process.ts',
+): Promise<ServerProcess> {
+  const child = fork(serverBundle(source), [JSON.stringify(settings)], {
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+  })
   children.add(child)
   const exited = new Promise<number | null>((resolve) => child.once('exit', (code) => resolve(code)))
   const port = await new Promise<number>((resolve, reject) => {
