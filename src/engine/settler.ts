@@ -31,13 +31,15 @@ export class Settler {
     }
   }
 
-  /** Settles everything, for a completion; waits up to `patience` ms for writers of other processes. */
+  /** Settles everything, for a completion: asks writers of this process to stop; waits up to `patience` ms for writers of other processes. */
   async settleAll(uploadId: string, patience: number, signal: AbortSignal): Promise<UploadSession> {
     const deadline = this.#parts.clock() + patience
     for (;;) {
       await this.settle(uploadId)
       const session = await this.#session(uploadId)
       if (!firstUnsettled(session) || this.#parts.clock() >= deadline) return session
+      // A writer on a dead line may hold a place for long; nothing of it can count any more.
+      void this.#parts.claims.requestYield(uploadId)
       await wait(50, undefined, { signal })
     }
   }
