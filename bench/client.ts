@@ -1,4 +1,5 @@
 /** The client, in a process of its own. It must cost next to nothing. */
+import { setTimeout as wait } from 'node:timers/promises'
 import { countChunks, type Range, rangeOfChunk } from './content.ts'
 import { type Answer, Http } from './http.ts'
 import type { ClientJob, ClientMessage, ClientResult, Load } from './messages.ts'
@@ -131,7 +132,10 @@ async function sendCut(
     const cut = from + Math.floor(random() * (to - from))
     await http.cut(wire.send(upload, file, [from, to], cut))
     tally.sentBytes += cut - from
-    if (wire.offset) from = await wire.offset(upload)
+    if (!wire.offset) continue
+    // Nobody is back sooner, and the server may still be writing what it has.
+    await wait(100)
+    from = await wire.offset(upload)
   }
   return [from, to]
 }

@@ -47,7 +47,7 @@ export class Http {
   async cut(asked: Exchange): Promise<void> {
     const outgoing = this.#open(asked)
     outgoing.on('error', () => {})
-    const closed = once(outgoing, 'close')
+    const closed = new Promise((resolve) => outgoing.once('close', resolve))
     outgoing.flushHeaders()
     for (const piece of asked.body ?? []) {
       await Promise.race([new Promise((resolve) => outgoing.write(piece, resolve)), closed])

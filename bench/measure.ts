@@ -46,7 +46,7 @@ export interface Measurement {
   readonly peakRssMiB: number | null
   readonly heapKiBPerFile: number | null
   readonly sentRatio: number
-  readonly s3: { readonly parts: number; readonly calls: Readonly<Record<string, number>> } | null
+  readonly s3: { readonly parts: number; readonly calls: Counts } | null
 }
 
 export async function measure(contender: Contender, trial: Trial, place: Place): Promise<Measurement> {
@@ -59,6 +59,7 @@ export async function measure(contender: Contender, trial: Trial, place: Place):
     const { server: _, ...contact } = contender
     const run = (what: Load) => runClient(sending, { port: serving.port, contact, load: what })
     if (warmUp) await run(warmUp)
+    const callsBefore = sink ? (await storedIn(sink.child, [])).calls : {}
 
     const heapBefore = load.scenario === 'idle' ? await serving.heapBytes() : null
     const idle = await memoryOf(serving.child, true)
@@ -73,11 +74,18 @@ export async function measure(contender: Contender, trial: Trial, place: Place):
       ...figuresOf(result, load, cpuSeconds),
       ...memoryFigures(idle, after),
       heapKiBPerFile: heapBefore === null || heapAfter === null ? null : (heapAfter - heapBefore) / 1024 / load.files,
-      s3,
+      s3: s3 && { parts: s3.parts, calls: difference(s3.calls, callsBefore) },
     }
   } finally {
     await stage.close()
   }
+}
+
+type Counts = Readonly<Record<string, number>>
+
+function difference(after: Counts, before: Counts): Counts {
+  const counted = Object.entries(after).map(([name, count]) => [name, count - (before[name] ?? 0)] as const)
+  return Object.fromEntries(counted.filter(([, count]) => count > 0))
 }
 
 type Sink = { readonly child: ChildProcess; readonly endpoint: string }

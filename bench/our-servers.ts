@@ -1,6 +1,6 @@
 /** This package, built, mounted as documented. */
 import type { RequestListener } from 'node:http'
-import express, { type RequestHandler } from 'express'
+import express, { type ErrorRequestHandler, type RequestHandler } from 'express'
 import type { SessionRecord, SessionStore, StorageAdapter } from '../src/index.ts'
 import { accessKeyId, partSize, region, secretAccessKey } from './bench-s3.ts'
 import { built } from './built.ts'
@@ -61,7 +61,7 @@ function withEarlierChunks(record: SessionRecord): SessionRecord {
 }
 
 async function mounted(storage: StorageAdapter, config: Config = {}): Promise<RequestListener> {
-  const { createChunkedUploadMiddleware } = await built<Package>('index')
+  const { createChunkedUploadMiddleware, uploadErrorHandler } = await built<Package>('index')
   const chunked = createChunkedUploadMiddleware(storage, { ...limits, ...config })
   const app = express()
   app.use(express.json())
@@ -70,6 +70,7 @@ async function mounted(storage: StorageAdapter, config: Config = {}): Promise<Re
   app.post('/upload/complete', chunked.complete)
   app.get('/upload/progress/:uploadId', chunked.getProgress)
   app.post('/upload', chunked.upload)
+  app.use(uploadErrorHandler() as ErrorRequestHandler)
   return app
 }
 

@@ -59,6 +59,15 @@ export function figureOf(row: Row, name: FigureName): Spread | null {
   return spreadOf(row.rounds.map((measurement) => figures[name].of(measurement)))
 }
 
+/** The first two figures, in a line. */
+export function summaryOf(measurement: Measurement, names: readonly FigureName[]): string {
+  const texts = names.slice(0, 2).map((name) => {
+    const { title, digits, of } = figures[name]
+    return `${title} ${of(measurement)?.toFixed(digits) ?? '–'}`
+  })
+  return texts.join(', ')
+}
+
 /** The ratio within each round: what the machine did meanwhile cancels out. */
 export function ratioOf(row: Row, base: Row | undefined, name: FigureName): Spread | null {
   const { of } = figures[name]
@@ -112,11 +121,11 @@ function workloadTable(own: readonly Row[], rows: readonly Row[]): string {
   return tableOf([titles, ...lines.map((line) => titles.map((_, at) => line[at] ?? ''))], 2)
 }
 
-/** Of the last round: what the calls for each part are made of. */
+/** Of the last round, without latency: what the calls for each part are made of. */
 export function s3Calls(rows: readonly Row[]): string {
   const lines = rows.flatMap(({ workload: { kind, variant }, server, rounds }) => {
     const s3 = rounds.at(-1)?.s3
-    if (!s3) return []
+    if (!s3 || variant.latency) return []
     const calls = Object.entries(s3.calls).map(([name, count]) => `${name} ${count}`)
     return [`- ${kind} ${variant.label} ${server}, ${s3.parts} parts: ${calls.join(' · ')}`]
   })

@@ -8,7 +8,7 @@ import { describeMachine } from './machine.ts'
 import { type Contender, type Measurement, measure } from './measure.ts'
 import { type Options, readOptions, usage } from './options.ts'
 import { installPeers, peerVersions } from './peers.ts'
-import { type Row, s3Calls, workloadTables } from './report.ts'
+import { type Row, s3Calls, summaryOf, workloadTables } from './report.ts'
 import { Unavailable } from './serving.ts'
 import { verdictsOf, verdictTable } from './targets.ts'
 import { contenders, type ServerName, type Workload, workloadsOf } from './workloads.ts'
@@ -52,7 +52,7 @@ async function measureAll(plan: readonly Entry[], options: Options): Promise<Row
         try {
           const measured = await measure(contenders[server] as Contender, workload.variant, options)
           results.set(name, [...(results.get(name) ?? []), measured])
-          console.error(`${name}: ${measured.mbPerSecond.toFixed(0)} MB/s`)
+          console.error(`${name}: ${summaryOf(measured, workload.comparison.figures)}`)
         } catch (error) {
           if (!(error instanceof Unavailable)) throw new Error(`${name}: ${(error as Error).message}`, { cause: error })
           unavailable.set(server, error.message)
@@ -88,4 +88,7 @@ function asJson(machine: Record<string, string>, rows: readonly Row[], targets: 
   return `${JSON.stringify({ machine, rows: plain, targets }, null, 2)}\n`
 }
 
-await main()
+main().catch((error: Error) => {
+  console.error(error.message)
+  process.exitCode = 1
+})

@@ -77,8 +77,13 @@ function file(size: number, chunkSize: number, more: Partial<Trial['load']> = {}
   return { files: 1, size, chunkSize, ...more }
 }
 
+const warmUpChunks = 8
+
+/** After some chunks that make Node compile what runs often, and load what it loads late. */
 function oneFile(sizes: Sizes, name: SizeName, more: Partial<Trial['load']> = {}): Variant[] {
-  return sizes[name].map((size) => ({ label: bytesText(size), load: file(size, one(sizes['chunk-size']), more) }))
+  const chunkSize = one(sizes['chunk-size'])
+  const warmUp = file(warmUpChunks * chunkSize, chunkSize)
+  return sizes[name].map((size) => ({ label: bytesText(size), load: file(size, chunkSize, more), warmUp }))
 }
 
 function manyClients(clients: number): Variant {
@@ -160,10 +165,9 @@ export const comparisons = {
     servers: ['form-sparse'],
     figures: ['completion'],
     variants: (sizes) =>
-      sizes['sparse-sizes'].map((size) => ({
-        label: bytesText(size),
-        load: file(size, one(sizes['chunk-size']), { lastOnly: true }),
-        warmUp: file(64 * MiB, one(sizes['chunk-size']), { lastOnly: true }),
+      oneFile(sizes, 'sparse-sizes', { lastOnly: true }).map((variant) => ({
+        ...variant,
+        warmUp: { ...variant.load, files: warmUpChunks },
       })),
   },
   W6: {
@@ -171,7 +175,8 @@ export const comparisons = {
     servers: ['pipe', 'multer', 'form', 'raw'],
     figures: ['speed', 'rssGrowth', 'peakRss'],
     once: true,
-    variants: (sizes) => oneFile(sizes, 'memory-size'),
+    // Cold: the growth from the first byte on.
+    variants: (sizes) => oneFile(sizes, 'memory-size').map(({ label, load }) => ({ label, load })),
   },
   W6B: {
     is: 'heap of uploads that have their first chunk and wait for the next',
@@ -179,14 +184,20 @@ export const comparisons = {
     figures: ['heap', 'rssGrowth'],
     once: true,
     variants: (sizes) => {
-      const load = { scenario: 'idle', files: one(sizes.sessions), clients: 16, size: GiB, chunkSize: 1024 } as const
+      const load = {
+        scenario: 'idle',
+        files: one(sizes.sessions),
+        clients: 16,
+        size: 8 * MiB,
+        chunkSize: 1024,
+      } as const
       return [{ label: `${load.files} idle`, load, warmUp: { ...load, files: 200 } }]
     },
   },
   W7: {
     is: 'each chunk is cut with a probability of 1/5 while it is sent, again and again',
     servers: ['multer', 'uploadx', 'tus-server', 'form', 'raw', 'tus'],
-    figures: ['sent', 'speed'],
+    figures: ['sent'],
     once: true,
     variants: (sizes) => oneFile(sizes, 'cut-size', { cutShare: 0.2 }),
   },
