@@ -5,151 +5,154 @@ import { type Answer, Http } from './http.ts'
 import type { ClientJob, ClientMessage, ClientResult, Load } from './messages.ts'
 import { type Wire, wireOf } from './wires.ts'
 
-/** What happens in a run. */
-class Tally {
-  readonly urls: string[] = []
-  readonly chunkMs: number[] = []
-  readonly completeMs: number[] = []
-  quietMs: number[] = []
-  sentBytes = 0
+/** An upload that the server knows. */
+interface Target {
+  readonly upload: string
+  readonly file: number
 }
 
-type Scenario = (wire: Wire, job: ClientJob, http: Http, tally: Tally) => Promise<void>
+/** Sends, and notes what it sent and how long it took. */
+class Sender {
+  readonly urls: string[] = []
+  readonly completeMs: number[] = []
+  chunkMs: number[] = []
+  sentBytes = 0
+  readonly #http: Http
+  readonly #load: Load
+  readonly #wire: Wire
+  readonly #random = randomFrom(1)
 
-const scenarios: Record<NonNullable<Load['scenario']>, Scenario> = { uploads, idle, beside }
+  constructor(http: Http, { load, contact }: ClientJob) {
+    this.#http = http
+    this.#load = load
+    this.#wire = wireOf(http, load, contact)
+  }
 
-async function run(job: ClientJob): Promise<ClientResult> {
-  const { load, contact } = job
-  const http = new Http(job.port, (load.clients ?? 1) * (load.inFlight ?? 1) + (load.scenario === 'beside' ? 1 : 0))
-  const wire = wireOf(http, load, contact)
-  const tally = new Tally()
-  const cpu = process.cpuUsage()
-  const started = performance.now()
-  await scenarios[load.scenario ?? 'uploads'](wire, job, http, tally)
-  const totalMs = performance.now() - started
-  const { user, system } = process.cpuUsage(cpu)
-  http.close()
-  return {
-    urls: tally.urls,
-    totalMs,
-    completeMs: quantile(tally.completeMs, 0.5),
-    chunks: tally.chunkMs.length,
-    chunkP50: quantile(tally.chunkMs, 0.5),
-    chunkP99: quantile(tally.chunkMs, 0.99),
-    quietP99: tally.quietMs.length > 0 ? quantile(tally.quietMs, 0.99) : null,
-    sentBytes: tally.sentBytes,
-    cpuSeconds: (user + system) / 1e6,
+  async start(file: number): Promise<Target> {
+    return { upload: await this.#wire.start(file), file }
+  }
+
+  /** Resolves with the answer to the last of its requests. */
+  async sendFile(target: Target): Promise<Answer | null> {
+    const { size, lastOnly, inFlight = 1 } = this.#load
+    if (this.#wire.inOneBody) return this.#send(target, [0, size])
+    let last: Answer | null = null
+    const count = countChunks(this.#load)
+    const first = lastOnly ? count - 1 : 0
+    await eachOf(count - first, inFlight, async (at) => {
+      last = await this.sendChunk(target, first + at)
+    })
+    return last
+  }
+
+  async sendChunk(target: Target, index: number): Promise<Answer> {
+    const range = rangeOfChunk(this.#load, index)
+    return this.#send(target, this.#load.cutShare ? await this.#sendCut(target, range, this.#load.cutShare) : range)
+  }
+
+  async #send({ upload, file }: Target, range: Range): Promise<Answer> {
+    const started = performance.now()
+    const answer = await this.#http.exchange(this.#wire.send(upload, file, range))
+    this.chunkMs.push(performance.now() - started)
+    this.sentBytes += range[1] - range[0]
+    return answer
+  }
+
+  /** Sends the chunk and is cut, as often as chance wants. Resolves with what is left to send. */
+  async #sendCut({ upload, file }: Target, [start, to]: Range, share: number): Promise<Range> {
+    let from = start
+    while (this.#random() < share) {
+      const cut = from + Math.floor(this.#random() * (to - from))
+      await this.#http.cut(this.#wire.send(upload, file, [from, to], cut))
+      this.sentBytes += cut - from
+      if (!this.#wire.offset) continue
+      // Nobody is back sooner, and the server may still be writing what it has.
+      await wait(100)
+      from = await this.#wire.offset(upload)
+    }
+    return [from, to]
+  }
+
+  /** `last` is the answer to the last bytes. */
+  async complete({ upload, file }: Target, last: Answer | null): Promise<void> {
+    const { complete, urlOf } = this.#wire
+    const started = performance.now()
+    const url = complete ? await complete(upload) : last && urlOf?.(upload, last)
+    this.completeMs.push(complete ? performance.now() - started : (last?.waitMs ?? 0))
+    if (!url) throw new Error('the server gave no URL')
+    this.urls[file] = url
   }
 }
 
-async function uploads(wire: Wire, { load }: ClientJob, http: Http, tally: Tally): Promise<void> {
-  const random = randomFrom(1)
+type Scenario = (sender: Sender, job: ClientJob, http: Http) => Promise<Partial<ClientResult>>
+
+const scenarios: Record<NonNullable<Load['scenario']>, Scenario> = { uploads, idle, beside }
+
+async function uploads(sender: Sender, { load }: ClientJob) {
   await eachOf(load.files, load.clients ?? 1, async (file) => {
-    const upload = await wire.start(file)
-    const last = await sendFile(wire, http, load, { upload, file }, tally, random)
-    tally.urls[file] = await complete(wire, upload, last, tally)
+    const target = await sender.start(file)
+    await sender.complete(target, await sender.sendFile(target))
   })
+  return {}
 }
 
 /** Every upload gets its first chunk, and then nothing. */
-async function idle(wire: Wire, { load }: ClientJob, http: Http, tally: Tally): Promise<void> {
+async function idle(sender: Sender, { load }: ClientJob) {
   await eachOf(load.files, load.clients ?? 1, async (file) => {
-    const upload = await wire.start(file)
-    await sendChunk(wire, http, { upload, file }, rangeOfChunk(load, 0), tally)
+    await sender.sendChunk(await sender.start(file), 0)
   })
+  return {}
 }
 
 const leastChunks = 400
 const mostChunks = 10_000
 
 /** Small chunks of one upload, before and while another one completes. */
-async function beside(wire: Wire, { load, contact }: ClientJob, http: Http, tally: Tally): Promise<void> {
-  const upload = await wire.start(0)
-  const last = await sendFile(wire, http, load, { upload, file: 0 }, tally, () => 1)
+async function beside(sender: Sender, job: ClientJob, http: Http) {
+  const target = await sender.start(0)
+  const last = await sender.sendFile(target)
   const chunkSize = 64 * 1024
-  const small = { files: 1, size: mostChunks * chunkSize, chunkSize }
-  const smallWire = wireOf(http, small, contact)
-  const other = { upload: await smallWire.start(1), file: 1 }
+  const small = new Sender(http, { ...job, load: { files: 1, size: mostChunks * chunkSize, chunkSize } })
+  const other = await small.start(1)
   let index = 0
-  const sendSmall = () => sendChunk(smallWire, http, other, rangeOfChunk(small, index++), tally)
-  tally.chunkMs.length = 0
-  while (index < leastChunks) await sendSmall()
-  tally.quietMs = tally.chunkMs.splice(0)
+  while (index < leastChunks) await small.sendChunk(other, index++)
+  const quietP99 = quantile(small.chunkMs, 0.99)
+  small.chunkMs = []
   let running = true
-  const completed = complete(wire, upload, last, tally).finally(() => {
+  const completed = sender.complete(target, last).finally(() => {
     running = false
   })
-  while (index < mostChunks && (running || index < 2 * leastChunks)) await sendSmall()
-  tally.urls[0] = await completed
+  while (index < mostChunks && (running || index < 2 * leastChunks)) await small.sendChunk(other, index++)
+  await completed
+  return { quietP99, chunkP99: quantile(small.chunkMs, 0.99) }
 }
 
-interface Target {
-  readonly upload: string
-  readonly file: number
-}
-
-/** Resolves with the answer to the last of its requests. */
-async function sendFile(
-  wire: Wire,
-  http: Http,
-  load: Load,
-  target: Target,
-  tally: Tally,
-  random: () => number,
-): Promise<Answer | null> {
-  let last: Answer | null = null
-  if (wire.inOneBody) return sendChunk(wire, http, target, [0, load.size], tally)
-  const count = countChunks(load)
-  const first = load.lastOnly ? count - 1 : 0
-  await eachOf(count - first, load.inFlight ?? 1, async (at) => {
-    const range = rangeOfChunk(load, first + at)
-    const left = load.cutShare ? await sendCut(wire, http, load.cutShare, target, range, tally, random) : range
-    last = await sendChunk(wire, http, target, left, tally)
-  })
-  return last
-}
-
-async function sendChunk(wire: Wire, http: Http, { upload, file }: Target, range: Range, tally: Tally) {
+async function run(job: ClientJob): Promise<ClientResult> {
+  const { scenario = 'uploads', clients = 1, inFlight = 1 } = job.load
+  const http = new Http(job.port, clients * inFlight + (scenario === 'beside' ? 1 : 0))
+  const sender = new Sender(http, job)
+  const cpu = process.cpuUsage()
   const started = performance.now()
-  const answer = await http.exchange(wire.send(upload, file, range))
-  tally.chunkMs.push(performance.now() - started)
-  tally.sentBytes += range[1] - range[0]
-  return answer
-}
-
-/** Sends the chunk and is cut, as often as chance wants. Resolves with what is left to send. */
-async function sendCut(
-  wire: Wire,
-  http: Http,
-  share: number,
-  { upload, file }: Target,
-  [start, to]: Range,
-  tally: Tally,
-  random: () => number,
-): Promise<Range> {
-  let from = start
-  while (random() < share) {
-    const cut = from + Math.floor(random() * (to - from))
-    await http.cut(wire.send(upload, file, [from, to], cut))
-    tally.sentBytes += cut - from
-    if (!wire.offset) continue
-    // Nobody is back sooner, and the server may still be writing what it has.
-    await wait(100)
-    from = await wire.offset(upload)
+  const figures = await scenarios[scenario](sender, job, http)
+  const totalMs = performance.now() - started
+  const { user, system } = process.cpuUsage(cpu)
+  http.close()
+  return {
+    urls: sender.urls,
+    totalMs,
+    completeMs: quantile(sender.completeMs, 0.5),
+    chunks: sender.chunkMs.length,
+    chunkP50: quantile(sender.chunkMs, 0.5),
+    chunkP99: quantile(sender.chunkMs, 0.99),
+    quietP99: null,
+    sentBytes: sender.sentBytes,
+    cpuSeconds: (user + system) / 1e6,
+    ...figures,
   }
-  return [from, to]
-}
-
-async function complete(wire: Wire, upload: string, last: Answer | null, tally: Tally): Promise<string> {
-  const started = performance.now()
-  const url = wire.complete ? await wire.complete(upload) : last && wire.urlOf?.(upload, last)
-  tally.completeMs.push(wire.complete ? performance.now() - started : (last?.waitMs ?? 0))
-  if (!url) throw new Error('the server gave no URL')
-  return url
 }
 
 /** Runs the task for 0, 1, … `count` − 1, so many at once. */
-async function eachOf(count: number, atOnce: number, task: (index: number) => Promise<void>): Promise<void> {
+async function eachOf(count: number, atOnce: number, task: (index: number) => Promise<unknown>): Promise<void> {
   let next = 0
   const worker = async () => {
     while (next < count) await task(next++)
