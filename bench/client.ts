@@ -1,93 +1,177 @@
 /** The client, in a process of its own. It must cost next to nothing. */
-import { chunkTemplate, sizeOfChunk, stamp } from './content.ts'
-import { answerOf, open, sendChunks } from './http.ts'
-import type { ClientJob, ClientKind, ClientMessage, ClientResult } from './messages.ts'
-import { uploadTus } from './tus-client.ts'
+import { setTimeout as wait } from 'node:timers/promises'
+import { countChunks, type Range, rangeOfChunk } from './content.ts'
+import { type Answer, Http } from './http.ts'
+import type { ClientJob, ClientMessage, ClientResult, Load } from './messages.ts'
+import { type Wire, wireOf } from './wires.ts'
 
-const boundary = 'bench-5f0c2b7a91d84e36'
-const lineEnd = Buffer.from('\r\n')
-const formEnd = Buffer.from(`\r\n--${boundary}--\r\n`)
-
-export type Uploaded = Pick<ClientResult, 'url' | 'completeMs'>
-
-const uploads: Record<ClientKind, (job: ClientJob, templates: readonly Buffer[]) => Promise<Uploaded>> = {
-  whole: uploadWhole,
-  form: uploadChunks,
-  raw: uploadChunks,
-  'tus-one-patch': uploadTus,
-  'tus-patches': uploadTus,
+/** An upload that the server knows. */
+interface Target {
+  readonly upload: string
+  readonly file: number
 }
 
-async function upload(job: ClientJob): Promise<ClientResult> {
-  const inOneBody = job.kind === 'whole' || job.kind === 'tus-one-patch'
-  const templates = Array.from({ length: inOneBody ? 4 : 1 }, () => chunkTemplate(job.chunkSize))
+/** Sends, and notes what it sent and how long it took. */
+class Sender {
+  readonly urls: string[] = []
+  readonly completeMs: number[] = []
+  chunkMs: number[] = []
+  sentBytes = 0
+  readonly #http: Http
+  readonly #load: Load
+  readonly #wire: Wire
+  readonly #random = randomFrom(1)
+
+  constructor(http: Http, { load, contact }: ClientJob) {
+    this.#http = http
+    this.#load = load
+    this.#wire = wireOf(http, load, contact)
+  }
+
+  async start(file: number): Promise<Target> {
+    return { upload: await this.#wire.start(file), file }
+  }
+
+  /** Resolves with the answer to the last of its requests. */
+  async sendFile(target: Target): Promise<Answer | null> {
+    const { size, lastOnly, inFlight = 1 } = this.#load
+    if (this.#wire.inOneBody) return this.#send(target, [0, size])
+    let last: Answer | null = null
+    const count = countChunks(this.#load)
+    const first = lastOnly ? count - 1 : 0
+    await eachOf(count - first, inFlight, async (at) => {
+      last = await this.sendChunk(target, first + at)
+    })
+    return last
+  }
+
+  async sendChunk(target: Target, index: number): Promise<Answer> {
+    const range = rangeOfChunk(this.#load, index)
+    return this.#send(target, this.#load.cutShare ? await this.#sendCut(target, range, this.#load.cutShare) : range)
+  }
+
+  async #send({ upload, file }: Target, range: Range): Promise<Answer> {
+    const started = performance.now()
+    const answer = await this.#http.exchange(this.#wire.send(upload, file, range))
+    this.chunkMs.push(performance.now() - started)
+    this.sentBytes += range[1] - range[0]
+    return answer
+  }
+
+  /** Sends the chunk and is cut, as often as chance wants. Resolves with what is left to send. */
+  async #sendCut({ upload, file }: Target, [start, to]: Range, share: number): Promise<Range> {
+    let from = start
+    while (this.#random() < share) {
+      const cut = from + Math.floor(this.#random() * (to - from))
+      await this.#http.cut(this.#wire.send(upload, file, [from, to], cut))
+      this.sentBytes += cut - from
+      if (!this.#wire.offset) continue
+      // Nobody is back sooner, and the server may still be writing what it has.
+      await wait(100)
+      from = await this.#wire.offset(upload)
+    }
+    return [from, to]
+  }
+
+  /** `last` is the answer to the last bytes. */
+  async complete({ upload, file }: Target, last: Answer | null): Promise<void> {
+    const { complete, urlOf } = this.#wire
+    const started = performance.now()
+    const url = complete ? await complete(upload) : last && urlOf?.(upload, last)
+    this.completeMs.push(complete ? performance.now() - started : (last?.waitMs ?? 0))
+    if (!url) throw new Error('the server gave no URL')
+    this.urls[file] = url
+  }
+}
+
+type Scenario = (sender: Sender, job: ClientJob, http: Http) => Promise<Partial<ClientResult>>
+
+const scenarios: Record<NonNullable<Load['scenario']>, Scenario> = { uploads, idle, beside }
+
+async function uploads(sender: Sender, { load }: ClientJob) {
+  await eachOf(load.files, load.clients ?? 1, async (file) => {
+    const target = await sender.start(file)
+    await sender.complete(target, await sender.sendFile(target))
+  })
+  return {}
+}
+
+/** Every upload gets its first chunk, and then nothing. */
+async function idle(sender: Sender, { load }: ClientJob) {
+  await eachOf(load.files, load.clients ?? 1, async (file) => {
+    await sender.sendChunk(await sender.start(file), 0)
+  })
+  return {}
+}
+
+const leastChunks = 400
+const mostChunks = 10_000
+
+/** Small chunks of one upload, before and while another one completes. */
+async function beside(sender: Sender, job: ClientJob, http: Http) {
+  const target = await sender.start(0)
+  const last = await sender.sendFile(target)
+  const chunkSize = 64 * 1024
+  const small = new Sender(http, { ...job, load: { files: 1, size: mostChunks * chunkSize, chunkSize } })
+  const other = await small.start(1)
+  let index = 0
+  while (index < leastChunks) await small.sendChunk(other, index++)
+  const quietP99 = quantile(small.chunkMs, 0.99)
+  small.chunkMs = []
+  let running = true
+  const completed = sender.complete(target, last).finally(() => {
+    running = false
+  })
+  while (index < mostChunks && (running || index < 2 * leastChunks)) await small.sendChunk(other, index++)
+  await completed
+  return { quietP99, chunkP99: quantile(small.chunkMs, 0.99) }
+}
+
+async function run(job: ClientJob): Promise<ClientResult> {
+  const { scenario = 'uploads', clients = 1, inFlight = 1 } = job.load
+  const http = new Http(job.port, clients * inFlight + (scenario === 'beside' ? 1 : 0))
+  const sender = new Sender(http, job)
   const cpu = process.cpuUsage()
   const started = performance.now()
-  const { url, completeMs } = await uploads[job.kind](job, templates)
+  const figures = await scenarios[scenario](sender, job, http)
   const totalMs = performance.now() - started
   const { user, system } = process.cpuUsage(cpu)
-  return { url, totalMs, completeMs, cpuSeconds: (user + system) / 1e6 }
-}
-
-async function uploadWhole(job: ClientJob, templates: readonly Buffer[]): Promise<Uploaded> {
-  const { size, chunkSize } = job
-  const outgoing = open(job, 'POST', '/', { 'Content-Type': 'application/octet-stream', 'Content-Length': size })
-  const { answer, waitMs } = await sendChunks(outgoing, job, templates, [0, Math.ceil(size / chunkSize)], 200)
-  return { url: String(JSON.parse(answer.text).url), completeMs: waitMs }
-}
-
-async function uploadChunks(job: ClientJob, [template = Buffer.alloc(0)]: readonly Buffer[]): Promise<Uploaded> {
-  const { size, chunkSize } = job
-  const { uploadId } = await sendJson(job, '/upload/init', {
-    fileName: 'bench.bin',
-    totalSize: size,
-    mimeType: 'application/octet-stream',
-  })
-  const sendChunk = job.kind === 'form' ? formSender(job, String(uploadId)) : rawSender(job, String(uploadId))
-  for (let index = 0; index * chunkSize < size; index++) {
-    // The answer to one chunk is there before the next is stamped, so one buffer serves them all.
-    await sendChunk(index, stamp(template, index).subarray(0, sizeOfChunk(index, size, chunkSize)))
-  }
-  const started = performance.now()
-  const { url } = await sendJson(job, '/upload/complete', { uploadId })
-  return { url: String(url), completeMs: performance.now() - started }
-}
-
-type ChunkSender = (index: number, bytes: Buffer) => Promise<unknown>
-
-function formSender(job: ClientJob, uploadId: string): ChunkSender {
-  const field = (name: string) => `--${boundary}\r\nContent-Disposition: form-data; name="${name}"`
-  const before = Buffer.from(`${field('uploadId')}\r\n\r\n${uploadId}\r\n${field('chunkIndex')}\r\n\r\n`)
-  const file = Buffer.from(`${field('chunk')}; filename="blob"\r\nContent-Type: application/octet-stream\r\n\r\n`)
-  return (index, bytes) => {
-    const head = Buffer.concat([before, Buffer.from(String(index)), lineEnd, file])
-    return send(job, '/upload/chunk', `multipart/form-data; boundary=${boundary}`, [head, bytes, formEnd])
+  http.close()
+  return {
+    urls: sender.urls,
+    totalMs,
+    completeMs: quantile(sender.completeMs, 0.5),
+    chunks: sender.chunkMs.length,
+    chunkP50: quantile(sender.chunkMs, 0.5),
+    chunkP99: quantile(sender.chunkMs, 0.99),
+    quietP99: null,
+    sentBytes: sender.sentBytes,
+    cpuSeconds: (user + system) / 1e6,
+    ...figures,
   }
 }
 
-function rawSender(job: ClientJob, uploadId: string): ChunkSender {
-  return (index, bytes) => {
-    const path = `/upload/chunk?uploadId=${encodeURIComponent(uploadId)}&chunkIndex=${index}`
-    return send(job, path, 'application/octet-stream', [bytes])
+/** Runs the task for 0, 1, … `count` − 1, so many at once. */
+async function eachOf(count: number, atOnce: number, task: (index: number) => Promise<unknown>): Promise<void> {
+  let next = 0
+  const worker = async () => {
+    while (next < count) await task(next++)
   }
+  await Promise.all(Array.from({ length: Math.min(count, atOnce) }, worker))
 }
 
-function sendJson(job: ClientJob, path: string, body: object): Promise<Record<string, unknown>> {
-  return send(job, path, 'application/json', [Buffer.from(JSON.stringify(body))])
+function quantile(values: readonly number[], share: number): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0
 }
 
-async function send(
-  job: ClientJob,
-  path: string,
-  type: string,
-  pieces: readonly Buffer[],
-): Promise<Record<string, unknown>> {
-  const length = pieces.reduce((sum, piece) => sum + piece.length, 0)
-  const outgoing = open(job, 'POST', path, { 'Content-Type': type, 'Content-Length': length })
-  const answer = answerOf(outgoing, 200)
-  for (const piece of pieces) outgoing.write(piece)
-  outgoing.end()
-  return JSON.parse((await answer).text)
+/** The same numbers in every run: a linear congruential generator, modulo 2³². */
+function randomFrom(seed: number): () => number {
+  let state = seed
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    return state / 2 ** 32
+  }
 }
 
 function tell(message: ClientMessage): void {
@@ -95,7 +179,7 @@ function tell(message: ClientMessage): void {
 }
 
 process.on('message', (job: ClientJob) => {
-  upload(job).then(
+  run(job).then(
     (result) => tell({ type: 'done', result }),
     (error: Error) => tell({ type: 'failed', reason: error.message }),
   )

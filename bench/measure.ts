@@ -1,90 +1,169 @@
-/** One measurement: a fresh server, a fresh client, one file, its hash checked. */
-import { type ChildProcess, fork } from 'node:child_process'
-import { once } from 'node:events'
-import { rmSync } from 'node:fs'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+/** One measurement: a fresh server, a fresh client, files, the hash of each checked. */
+import type { ChildProcess } from 'node:child_process'
+import { open, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
-import { expectedSha256, sha256OfFile } from './content.ts'
-import type {
-  ClientJob,
-  ClientKind,
-  ClientMessage,
-  ClientResult,
-  ServerKind,
-  ServerMessage,
-  SinkMessage,
-  StoredInS3,
-} from './messages.ts'
+import { countChunks, expectedSha256, rangeOfChunk, sha256OfStored } from './content.ts'
+import type { ClientJob, ClientMessage, ClientResult, Contact, Load, ServerKind, SinkMessage } from './messages.ts'
+import { startNginx } from './nginx.ts'
+import { answerOf, type Memory, memoryOf, Stage } from './processes.ts'
+import { type Serving, startNode } from './serving.ts'
 
 export const MiB = 1024 * 1024
 export const GiB = 1024 * MiB
-const patience = 15 * 60 * 1000
 
-export interface Measurement {
-  /** Megabytes (10⁶) per second over everything, the completion included. */
-  readonly mbPerSecond: number
-  readonly completeMs: number
-  readonly serverCpuPerGiB: number
-  readonly clientCpuPerGiB: number
-  /** `null` where the system does not tell. */
-  readonly rssGrowthMiB: number | null
-  readonly peakRssMiB: number | null
-  /** `null` where the file does not go to S3. */
-  readonly s3: Pick<StoredInS3, 'parts' | 'calls'> | null
+/** A server, and how the client talks to it. */
+export interface Contender extends Contact {
+  readonly server: ServerKind
 }
 
-// What an interrupted bench would leave: servers and gigabytes.
-const running = new Set<ChildProcess>()
-const folders = new Set<string>()
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1))
-process.once('exit', () => {
-  for (const child of running) child.kill('SIGKILL')
-  for (const folder of folders) rmSync(folder, { recursive: true, force: true })
-})
+export interface Trial {
+  readonly load: Load
+  /** Done before, and not measured. */
+  readonly warmUp?: Load | undefined
+  /** How long S3 takes for each call, ms. */
+  readonly latency?: number | undefined
+}
 
-/** This server cannot be measured here; the others can. */
-export class Unavailable extends Error {}
+export interface Place {
+  readonly directory: string
+  /** For the server's process. */
+  readonly nodeFlags: readonly string[]
+}
 
-export async function measure(
-  server: ServerKind,
-  client: ClientKind,
-  { size, chunkSize, directory }: { size: number; chunkSize: number; directory: string },
-): Promise<Measurement> {
-  const folder = await mkdtemp(join(directory, `bench-${server}-`))
-  folders.add(folder)
-  const children: ChildProcess[] = []
+/** `null`: there is no such figure here. */
+export interface Measurement {
+  /** Megabytes (10⁶) per second over everything, the completions included. */
+  readonly mbPerSecond: number
+  readonly filesPerSecond: number
+  readonly completeMs: number
+  readonly chunkP50: number
+  readonly chunkP99: number
+  readonly quietP99: number | null
+  readonly serverCpuPerGiB: number
+  readonly serverCpuMsPerChunk: number
+  readonly clientCpuPerGiB: number
+  readonly rssGrowthMiB: number | null
+  readonly peakRssMiB: number | null
+  readonly heapKiBPerFile: number | null
+  readonly sentRatio: number
+  readonly s3: { readonly parts: number; readonly calls: Counts } | null
+}
+
+export async function measure(contender: Contender, trial: Trial, place: Place): Promise<Measurement> {
+  const { load, warmUp } = trial
+  const stage = await Stage.open(place.directory, contender.server)
   try {
-    const sink = server.endsWith('-s3') ? await startSink(children) : null
-    const serving = start('server.ts', [server, folder, ...(sink ? [sink.endpoint] : [])], children)
-    const ready = await answer<ServerMessage>(serving)
-    if (ready.type !== 'ready') throw new Unavailable(ready.type === 'failed' ? ready.reason : 'no port')
-    const sending = start('client.ts', [], children)
-    await answer<ClientMessage>(sending)
+    const sink = contender.server.endsWith('-s3') ? await startSink(stage, trial.latency ?? 0) : null
+    const sending = stage.start('client.ts')
+    const [serving] = await Promise.all([start(stage, contender, sink, place), answerOf<ClientMessage>(sending)])
+    const { server: _, ...contact } = contender
+    const run = (what: Load) => runClient(sending, { port: serving.port, contact, load: what })
+    if (warmUp) await run(warmUp)
+    const callsBefore = sink ? (await storedIn(sink.child, [])).calls : {}
 
-    const idle = await memoryOf(serving, true)
-    const cpuBefore = await cpuOf(serving)
-    const result = await run(sending, { kind: client, port: ready.port, size, chunkSize })
-    const cpu = (await cpuOf(serving)) - cpuBefore
-    const after = await memoryOf(serving, false)
+    const heapBefore = load.scenario === 'idle' ? await serving.heapBytes() : null
+    const idle = await memoryOf(serving.child, true)
+    const cpuBefore = await serving.cpuSeconds()
+    const result = await run(load)
+    const cpuSeconds = (await serving.cpuSeconds()) - cpuBefore
+    const after = await memoryOf(serving.child, false)
+    const heapAfter = heapBefore === null ? null : await serving.heapBytes()
 
-    const name = nameOf(result.url)
-    const stored = sink ? await storedIn(sink.child, name) : { sha256: await sha256OfFile(join(folder, name)) }
-    if (stored.sha256 !== expectedSha256(size, chunkSize)) throw new Error(`${server}: the stored file has other bytes`)
+    const s3 = await checkStored(result.urls, load, contender, stage, sink?.child ?? null)
     return {
-      mbPerSecond: size / 1e6 / (result.totalMs / 1000),
-      completeMs: result.completeMs,
-      serverCpuPerGiB: cpu / (size / GiB),
-      clientCpuPerGiB: result.cpuSeconds / (size / GiB),
-      rssGrowthMiB: idle && after && (after.peak - idle.now) / MiB,
-      peakRssMiB: after && after.peak / MiB,
-      s3: 'parts' in stored ? { parts: stored.parts, calls: stored.calls } : null,
+      ...figuresOf(result, load, cpuSeconds),
+      ...memoryFigures(idle, after),
+      heapKiBPerFile: heapBefore === null || heapAfter === null ? null : (heapAfter - heapBefore) / 1024 / load.files,
+      s3: s3 && { parts: s3.parts, calls: difference(s3.calls, callsBefore) },
     }
   } finally {
-    for (const child of children) await end(child)
-    await rm(folder, { recursive: true, force: true })
-    folders.delete(folder)
+    await stage.close()
   }
+}
+
+type Counts = Readonly<Record<string, number>>
+
+function difference(after: Counts, before: Counts): Counts {
+  const counted = Object.entries(after).map(([name, count]) => [name, count - (before[name] ?? 0)] as const)
+  return Object.fromEntries(counted.filter(([, count]) => count > 0))
+}
+
+type Sink = { readonly child: ChildProcess; readonly endpoint: string }
+
+async function startSink(stage: Stage, latency: number): Promise<Sink> {
+  const child = stage.start('s3-sink.ts', [String(latency)])
+  const ready = await answerOf<SinkMessage>(child)
+  if (ready.type !== 'ready') throw new Error('the S3 sink gave no port')
+  return { child, endpoint: `http://127.0.0.1:${ready.port}` }
+}
+
+function start(stage: Stage, { server }: Contender, sink: Sink | null, place: Place): Promise<Serving> {
+  return server === 'nginx' ? startNginx(stage) : startNode(stage, server, sink?.endpoint ?? null, place.nodeFlags)
+}
+
+async function runClient(client: ChildProcess, job: ClientJob): Promise<ClientResult> {
+  client.send(job)
+  const message = await answerOf<ClientMessage>(client)
+  if (message.type === 'done') return message.result
+  throw new Error(message.type === 'failed' ? message.reason : 'the client gave no result')
+}
+
+function figuresOf(result: ClientResult, { files, size }: Load, cpuSeconds: number) {
+  const { totalMs, completeMs, chunkP50, chunkP99, quietP99, chunks, sentBytes } = result
+  const bytes = files * size
+  return {
+    mbPerSecond: bytes / 1e6 / (totalMs / 1000),
+    filesPerSecond: files / (totalMs / 1000),
+    completeMs,
+    chunkP50,
+    chunkP99,
+    quietP99,
+    serverCpuPerGiB: cpuSeconds / (bytes / GiB),
+    serverCpuMsPerChunk: (cpuSeconds * 1000) / chunks,
+    clientCpuPerGiB: result.cpuSeconds / (bytes / GiB),
+    sentRatio: sentBytes / bytes,
+  }
+}
+
+function memoryFigures(idle: Memory | null, after: Memory | null) {
+  return {
+    rssGrowthMiB: idle && after && (after.peak - idle.now) / MiB,
+    peakRssMiB: after && after.peak / MiB,
+  }
+}
+
+/** Throws when a stored file is not byte for byte what was sent. */
+async function checkStored(
+  urls: readonly string[],
+  load: Load,
+  { server }: Contender,
+  { folder }: Stage,
+  sink: ChildProcess | null,
+): Promise<Measurement['s3']> {
+  const names = urls.map(nameOf)
+  // So that a test can see that it would be seen.
+  const [first] = names
+  if (process.env.BENCH_CORRUPT && !sink && first !== undefined) await flipByte(join(folder, first))
+  const stored = sink ? await storedIn(sink, names) : null
+  for (const [file, name] of names.entries()) {
+    const path = join(folder, name)
+    const right = stored
+      ? stored.objects[file]?.sha256 === expectedSha256(load, file)
+      : await (load.lastOnly ? endsRight(path, load, file) : isRight(path, load, file))
+    if (!right) throw new Error(`${server}: the stored file ${name} has other bytes`)
+  }
+  return stored && { parts: stored.objects.reduce((sum, { parts }) => sum + parts, 0), calls: stored.calls }
+}
+
+async function isRight(path: string, load: Load, file: number): Promise<boolean> {
+  return (await sha256OfStored(path)) === expectedSha256(load, file)
+}
+
+/** The size, and the last chunk. */
+async function endsRight(path: string, load: Load, file: number): Promise<boolean> {
+  const range = rangeOfChunk(load, countChunks(load) - 1)
+  const { size } = await stat(path)
+  return size === load.size && (await sha256OfStored(path, range[0])) === expectedSha256(load, file, range)
 }
 
 /** The name of the stored file, or the key of the object, from its URL or from that of the upload. */
@@ -93,70 +172,17 @@ function nameOf(url: string): string {
   return decodeURIComponent(pathname).replace(/^\/(files\/)?/, '')
 }
 
-async function startSink(children: ChildProcess[]): Promise<{ child: ChildProcess; endpoint: string }> {
-  const child = start('s3-sink.ts', [], children)
-  const ready = await answer<SinkMessage>(child)
-  if (ready.type !== 'ready') throw new Error('the S3 sink gave no port')
-  return { child, endpoint: `http://127.0.0.1:${ready.port}` }
+async function flipByte(path: string): Promise<void> {
+  const file = await open(path, 'r+')
+  const byte = Buffer.alloc(1)
+  await file.read(byte, 0, 1, 0)
+  await file.write(Buffer.from([byte[0] === 0 ? 1 : 0]), 0, 1, 0)
+  await file.close()
 }
 
-async function storedIn(sink: ChildProcess, key: string): Promise<StoredInS3> {
-  sink.send(key)
-  const message = await answer<SinkMessage>(sink)
+async function storedIn(sink: ChildProcess, keys: readonly string[]) {
+  sink.send(keys)
+  const message = await answerOf<SinkMessage>(sink)
   if (message.type !== 'stored') throw new Error('the S3 sink does not tell what it has')
   return message
-}
-
-function start(script: string, args: string[], children: ChildProcess[]): ChildProcess {
-  const path = fileURLToPath(new URL(script, import.meta.url))
-  const child = fork(path, args, { execArgv: ['--import', 'tsx'] })
-  children.push(child)
-  running.add(child)
-  child.once('exit', () => running.delete(child))
-  return child
-}
-
-async function answer<Message>(child: ChildProcess): Promise<Message> {
-  const give = new AbortController()
-  const signal = AbortSignal.any([give.signal, AbortSignal.timeout(patience)])
-  try {
-    return await Promise.race([
-      once(child, 'message', { signal }).then(([message]) => message as Message),
-      once(child, 'exit', { signal }).then(([code]) => {
-        throw new Error(`a child process ended early with ${code}`)
-      }),
-    ])
-  } finally {
-    give.abort()
-  }
-}
-
-async function run(client: ChildProcess, job: ClientJob): Promise<ClientResult> {
-  client.send(job)
-  const message = await answer<ClientMessage>(client)
-  if (message.type === 'done') return message.result
-  throw new Error(message.type === 'failed' ? message.reason : 'the client gave no result')
-}
-
-async function cpuOf(server: ChildProcess): Promise<number> {
-  server.send('cpu')
-  const message = await answer<ServerMessage>(server)
-  if (message.type !== 'cpu') throw new Error('the server gave no CPU time')
-  return message.seconds
-}
-
-/** Resident bytes now and at their peak; `reset` forgets the peak of the start. */
-async function memoryOf(child: ChildProcess, reset: boolean): Promise<{ now: number; peak: number } | null> {
-  if (process.platform !== 'linux') return null
-  if (reset) await writeFile(`/proc/${child.pid}/clear_refs`, '5').catch(() => {})
-  const status = await readFile(`/proc/${child.pid}/status`, 'utf8')
-  const bytes = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(status)?.[1]) * 1024
-  return { now: bytes('VmRSS'), peak: bytes('VmHWM') }
-}
-
-async function end(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return
-  const exited = once(child, 'exit')
-  child.kill('SIGKILL')
-  await exited
 }

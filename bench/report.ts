@@ -1,13 +1,10 @@
-/** Medians, ratios and the table. */
-import { readFile, statfs } from 'node:fs/promises'
-import os from 'node:os'
+/** Medians, ratios and the tables. */
 import type { Measurement } from './measure.ts'
+import type { ServerName, Workload } from './workloads.ts'
 
 export interface Row {
-  readonly workload: string
-  readonly server: string
-  /** The server of the same workload that this one is compared with. */
-  readonly base: string
+  readonly workload: Workload
+  readonly server: ServerName
   /** One per round. */
   readonly rounds: readonly Measurement[]
   readonly unavailable?: string
@@ -28,90 +25,111 @@ export function spreadOf(values: readonly (number | null)[]): Spread | null {
   return { median: (lower + upper) / 2, min, max }
 }
 
-export type Figure = (measurement: Measurement) => number | null
+/** All S3 calls of an upload, those that begin and complete it too, for each part of the object. */
+function s3CallsPerPart({ s3 }: Measurement): number | null {
+  return s3 && Object.values(s3.calls).reduce((sum, count) => sum + count, 0) / s3.parts
+}
 
-export function baseOf(row: Row, rows: readonly Row[]): Row | undefined {
-  return rows.find(({ workload, server }) => workload === row.workload && server === row.base)
+interface Figure {
+  readonly title: string
+  readonly digits: number
+  of(measurement: Measurement): number | null
+}
+
+export const figures = {
+  speed: { title: 'MB/s', digits: 0, of: ({ mbPerSecond }) => mbPerSecond },
+  files: { title: 'files/s', digits: 0, of: ({ filesPerSecond }) => filesPerSecond },
+  cpu: { title: 'CPU s/GiB', digits: 2, of: ({ serverCpuPerGiB }) => serverCpuPerGiB },
+  cpuPerChunk: { title: 'CPU ms/chunk', digits: 2, of: ({ serverCpuMsPerChunk }) => serverCpuMsPerChunk },
+  clientCpu: { title: 'client CPU s/GiB', digits: 2, of: ({ clientCpuPerGiB }) => clientCpuPerGiB },
+  chunkP50: { title: 'chunk p50 ms', digits: 2, of: ({ chunkP50 }) => chunkP50 },
+  chunkP99: { title: 'chunk p99 ms', digits: 2, of: ({ chunkP99 }) => chunkP99 },
+  quietP99: { title: 'chunk p99 before, ms', digits: 2, of: ({ quietP99 }) => quietP99 },
+  completion: { title: 'completion ms', digits: 1, of: ({ completeMs }) => completeMs },
+  rssGrowth: { title: 'RSS growth MiB', digits: 0, of: ({ rssGrowthMiB }) => rssGrowthMiB },
+  peakRss: { title: 'peak RSS MiB', digits: 0, of: ({ peakRssMiB }) => peakRssMiB },
+  heap: { title: 'heap KiB/session', digits: 2, of: ({ heapKiBPerFile }) => heapKiBPerFile },
+  sent: { title: 'bytes sent ÷ size', digits: 3, of: ({ sentRatio }) => sentRatio },
+  s3Calls: { title: 'S3 calls/part', digits: 2, of: s3CallsPerPart },
+} satisfies Record<string, Figure>
+
+export type FigureName = keyof typeof figures
+
+export function figureOf(row: Row, name: FigureName): Spread | null {
+  return spreadOf(row.rounds.map((measurement) => figures[name].of(measurement)))
+}
+
+/** The first two figures, in a line. */
+export function summaryOf(measurement: Measurement, names: readonly FigureName[]): string {
+  const texts = names.slice(0, 2).map((name) => {
+    const { title, digits, of } = figures[name]
+    return `${title} ${of(measurement)?.toFixed(digits) ?? '–'}`
+  })
+  return texts.join(', ')
 }
 
 /** The ratio within each round: what the machine did meanwhile cancels out. */
-export function ratioOf(row: Row, base: Row | undefined, figure: Figure): Spread | null {
+export function ratioOf(row: Row, base: Row | undefined, name: FigureName): Spread | null {
+  const { of } = figures[name]
   return spreadOf(
     row.rounds.map((measurement, round) => {
-      const [mine, other] = [figure(measurement), base?.rounds[round] && figure(base.rounds[round])]
+      const [mine, other] = [of(measurement), base?.rounds[round] && of(base.rounds[round])]
       return mine === null || !other ? null : mine / other
     }),
   )
 }
 
-export const speedOf: Figure = ({ mbPerSecond }) => mbPerSecond
-
-/** All S3 calls of an upload, those that begin and complete it too, for each part of the object. */
-export const s3CallsPerPart: Figure = ({ s3 }) =>
-  s3 && Object.values(s3.calls).reduce((sum, count) => sum + count, 0) / s3.parts
-
-/** `folder` is relative to this one. */
-export async function versionOf(folder: string): Promise<string> {
-  return String(JSON.parse(await readFile(new URL(`${folder}/package.json`, import.meta.url), 'utf8')).version)
+/** The row of another server, with all else the same. */
+export function rowBeside(row: Row, server: ServerName | undefined, rows: readonly Row[]): Row | undefined {
+  return rows.find((other) => other.workload === row.workload && other.server === server)
 }
 
-export async function describeMachine(directory: string): Promise<Record<string, string>> {
-  const cpus = os.cpus()
-  const { type } = await statfs(directory)
-  return {
-    date: new Date().toISOString(),
-    cpu: `${cpus.length} × ${cpus[0]?.model.trim() ?? 'unknown'}`,
-    memory: `${Math.round(os.totalmem() / 1024 ** 3)} GiB`,
-    system: `${os.type()} ${os.release()} ${os.arch()}`,
-    'file system type': `0x${type.toString(16)}`,
-    node: process.version,
-    'nexus-uploader': await versionOf('..'),
-    express: await versionOf('../node_modules/express'),
-    multer: await versionOf('../node_modules/multer'),
-    '@aws-sdk/client-s3': await versionOf('../node_modules/@aws-sdk/client-s3'),
-  }
+export function tableOf(cells: readonly (readonly string[])[], texts: number): string {
+  const [titles = [], ...lines] = cells
+  const rule = titles.map((_, at) => (at < texts ? '---' : '---:'))
+  return [titles, rule, ...lines].map((line) => `| ${line.join(' | ')} |`).join('\n')
 }
 
-const columns: readonly (readonly [title: string, figure: Figure, digits: number])[] = [
-  ['MB/s', speedOf, 0],
-  ['server CPU s/GiB', ({ serverCpuPerGiB }) => serverCpuPerGiB, 2],
-  ['client CPU s/GiB', ({ clientCpuPerGiB }) => clientCpuPerGiB, 2],
-  ['completion ms', ({ completeMs }) => completeMs, 1],
-  ['RSS growth MiB', ({ rssGrowthMiB }) => rssGrowthMiB, 0],
-  ['peak RSS MiB', ({ peakRssMiB }) => peakRssMiB, 0],
-  ['S3 calls per part', s3CallsPerPart, 2],
-]
-
-/** A table for each server that others are compared with. */
-export function markdown(rows: readonly Row[], machine: Record<string, string>): string {
-  const about = Object.entries(machine).map(([name, value]) => `${name}: ${value}`)
-  const tables = [...new Set(rows.map(({ base }) => base))].map((base) =>
-    table(
-      rows.filter((row) => row.base === base),
-      base,
-    ),
-  )
-  const note = 'Median (min–max) of the rounds. Ratios are made within a round.'
-  return `${[about.join(' · '), ...tables, note].join('\n\n')}\n`
+/** A table for each kind of workload. */
+export function workloadTables(rows: readonly Row[]): string {
+  const kinds = [...new Set(rows.map(({ workload }) => workload.kind))]
+  return kinds
+    .map((kind) => {
+      const own = rows.filter(({ workload }) => workload.kind === kind)
+      return `### ${kind}: ${own[0]?.workload.comparison.is}\n\n${workloadTable(own, rows)}`
+    })
+    .join('\n\n')
 }
 
-function table(rows: readonly Row[], base: string): string {
-  const isKnown = ([, figure]: (typeof columns)[number]) => rows.some((row) => spreadOf(row.rounds.map(figure)))
-  const shown = columns.filter(isKnown)
-  const titles = ['workload', 'server', ...shown.map(([title]) => title), `MB/s ÷ ${base}`, `CPU ÷ ${base}`]
-  const lines = rows.map((row) => {
-    if (row.unavailable !== undefined) return [row.workload, row.server, `not available: ${row.unavailable}`]
-    const ratio = (figure: Figure) => show(ratioOf(row, baseOf(row, rows), figure), 2)
+function workloadTable(own: readonly Row[], rows: readonly Row[]): string {
+  const { figures: wanted, base, ratios = [] } = own[0]?.workload.comparison ?? { figures: [] }
+  const shown = wanted.filter((name) => own.some((row) => figureOf(row, name)))
+  const compared = own.some(({ server, rounds }) => server === base && rounds.length > 0) ? ratios : []
+  const titles = [
+    ...['load', 'server', ...shown.map((name) => figures[name].title)],
+    ...compared.map((name) => `${figures[name].title} ÷ ${base}`),
+  ]
+  const lines = own.map((row) => {
+    const names = [row.workload.variant.label, row.server]
+    if (row.unavailable !== undefined) return [...names, `left out: ${row.unavailable}`]
     return [
-      row.workload,
-      row.server,
-      ...shown.map(([, figure, digits]) => show(spreadOf(row.rounds.map(figure)), digits)),
-      ratio(speedOf),
-      ratio(({ serverCpuPerGiB }) => serverCpuPerGiB),
+      ...names,
+      ...shown.map((name) => show(figureOf(row, name), figures[name].digits)),
+      ...compared.map((name) => show(ratioOf(row, rowBeside(row, base, rows), name), 2)),
     ]
   })
-  const rule = titles.map((_, at) => (at < 2 ? '---' : '---:'))
-  return [titles, rule, ...lines].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
+  return tableOf([titles, ...lines.map((line) => titles.map((_, at) => line[at] ?? ''))], 2)
+}
+
+/** Of the last round, without latency: what the calls for each part are made of. */
+export function s3Calls(rows: readonly Row[]): string {
+  const lines = rows.flatMap(({ workload: { kind, variant }, server, rounds }) => {
+    const s3 = rounds.at(-1)?.s3
+    if (!s3 || variant.latency) return []
+    const calls = Object.entries(s3.calls).map(([name, count]) => `${name} ${count}`)
+    return [`- ${kind} ${variant.label} ${server}, ${s3.parts} parts: ${calls.join(' · ')}`]
+  })
+  return lines.length === 0 ? '' : `### Calls to S3\n\n${lines.join('\n')}`
 }
 
 export function show(spread: Spread | null, digits: number): string {

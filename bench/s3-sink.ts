@@ -1,13 +1,15 @@
 /**
  * An S3 for measurements, in a process of its own: the rules and answers of the tests' double, but bodies are kept as
  * they come off the socket, unchecked and with their framing, and are looked at only after the clock has stopped. It
- * counts the calls. Everything stays in memory: as much as the file has.
+ * counts the calls. Everything stays in memory: as much as the file has. `s3-sink.ts <latency>`: how long it waits before
+ * it answers a call, ms.
  */
 import { createHash } from 'node:crypto'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { Readable } from 'node:stream'
 import { finished, pipeline } from 'node:stream/promises'
+import { setTimeout as wait } from 'node:timers/promises'
 import type { StoredBytes } from '../test/support/s3-body.ts'
 import { DoubleBucket, readObject } from '../test/support/s3-bucket.ts'
 import { S3Double } from '../test/support/s3-double.ts'
@@ -21,6 +23,7 @@ const files = new DoubleBucket()
 double.buckets.set(bucket, files)
 const calls: Record<string, number> = {}
 let bodies = 0
+const latency = Number(process.argv[2] ?? 0)
 
 const own: typeof operations = { UploadPart: uploadPart, PutObject: putObject }
 
@@ -31,6 +34,7 @@ async function serve(request: IncomingMessage, response: ServerResponse): Promis
   const op = operationOf(request.method ?? '', key, query)
   calls[op] = (calls[op] ?? 0) + 1
   const reply = await answer({ op, bucket: bucketName, key, query, request, double })
+  if (latency > 0) await wait(latency)
   response.writeHead(reply.status, reply.headers)
   if (typeof reply.body === 'string') response.end(reply.body)
   else await pipeline(Readable.from(reply.body), response)
@@ -92,11 +96,15 @@ function withoutFraming(framed: Buffer): Buffer {
   }
 }
 
-async function describe(key: string): Promise<SinkMessage> {
-  const object = files.object(key)
-  const hash = createHash('sha256')
-  for await (const bytes of readObject(object)) hash.update(bytes)
-  return { type: 'stored', sha256: hash.digest('hex'), parts: object.pieces.length, calls }
+async function describe(keys: readonly string[]): Promise<SinkMessage> {
+  const objects: { sha256: string; parts: number }[] = []
+  for (const key of keys) {
+    const object = files.object(key)
+    const hash = createHash('sha256')
+    for await (const bytes of readObject(object)) hash.update(bytes)
+    objects.push({ sha256: hash.digest('hex'), parts: object.pieces.length })
+  }
+  return { type: 'stored', objects, calls }
 }
 
 function tell(message: SinkMessage): void {
@@ -107,8 +115,8 @@ const server = createServer((request, response) => {
   serve(request, response).catch(() => response.destroy())
 })
 process.on('disconnect', () => process.exit(0))
-process.on('message', (key: string) => {
-  const counted = describe(key)
-  counted.then(tell, () => process.exit(1))
+process.on('message', (keys: readonly string[]) => {
+  const described = describe(keys)
+  described.then(tell, () => process.exit(1))
 })
 server.listen(0, '127.0.0.1', () => tell({ type: 'ready', port: (server.address() as AddressInfo).port }))
