@@ -144,6 +144,7 @@ export function readRecord(id: string, fields: ReadonlyMap<string, string>): Sto
   const [found, stated] = /^(\d{1,6}) ([0-9a-f]{1,8})$/.exec(fields.get('x') ?? '')?.slice(1) ?? []
   if (found === undefined || stated === undefined) throw new RecordDamage('no checksum')
   if (Number(found) > layout) throw newerState(new Error(`The record has layout ${found}.`))
+  if (Number(found) < layout) throw new RecordDamage('a layout that never was')
   const [head, tail] = [fields.get('h'), fields.get('t')]
   if (head === undefined || tail === undefined) throw new RecordDamage('fields are missing')
   let sum = 0

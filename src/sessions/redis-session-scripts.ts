@@ -41,7 +41,8 @@ export const outcomes = {
 export const changeScript = script(`${setOpen}
 local key, expected, writer = KEYS[1], tonumber(ARGV[2]), ARGV[4]
 local stored = redis.call('HMGET', key, 'v', 'w')
-local version, writers = tonumber(stored[1] or ''), stored[2] or ''
+local version = tonumber(string.match(stored[1] or '', '^%d+$') or '')
+local writers = stored[2] or ''
 if not version and redis.call('EXISTS', key) == 1 then return -1 end
 if (version or -1) ~= expected then
   local behind = version and version - tonumber(ARGV[3]) or -1

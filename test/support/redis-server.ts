@@ -102,13 +102,13 @@ export async function openClient(kind: ClientKind, { port, ...settings }: Client
     const client = new Redis({ port, host: '127.0.0.1', ...settings })
     clients.add(() => client.disconnect())
     client.on('error', () => {})
-    if (client.status !== 'ready') await Promise.race([once(client, 'ready'), once(client, 'error')])
+    await once(client, 'ready').catch(() => {})
     return client
   }
   const client = createClient({ socket: { port, host: '127.0.0.1' }, ...settings })
   clients.add(() => client.isOpen && client.destroy())
   client.on('error', () => {})
-  await Promise.race([client.connect(), once(client, 'error')])
+  await Promise.race([client.connect(), once(client, 'error').catch(() => {})])
   return client
 }
 
