@@ -10,11 +10,24 @@ export interface LockKeys {
   readonly channels: string
   /** The lock's name in messages. */
   readonly name: string
+  /** The id of this process' locker. */
+  readonly locker: string
+}
+
+/** What Redis has answered to whoever got the lock. */
+export interface Granted {
+  readonly value: string
+  readonly othersWait: boolean
+  readonly ttl: number
+  /** When the command was sent, so that the lease ends here before it ends there. */
+  readonly since: number
 }
 
 export class RedisLease {
   /** Larger than that of every lease of any lock before. */
   readonly fence: number
+  /** Whether other nodes waited when it began. */
+  readonly othersWait: boolean
   readonly #commands: RedisCommands
   readonly #keys: LockKeys
   readonly #value: string
@@ -26,13 +39,9 @@ export class RedisLease {
   #expiry: NodeJS.Timeout | undefined
   #ended = false
 
-  /** `since`: when the command that got it was sent, so that it ends here before it ends there. */
-  constructor(
-    commands: RedisCommands,
-    keys: LockKeys,
-    { value, ttl, since }: { readonly value: string; readonly ttl: number; readonly since: number },
-    onLost: () => void,
-  ) {
+  constructor(commands: RedisCommands, keys: LockKeys, granted: Granted, onLost: () => void) {
+    const { value, ttl, since } = granted
+    this.othersWait = granted.othersWait
     this.fence = Number(value.split(':')[0])
     this.#commands = commands
     this.#keys = keys
@@ -48,14 +57,15 @@ export class RedisLease {
     return this.#ended || performance.now() >= this.#validUntil
   }
 
-  /** Gives it back. When Redis cannot be told, it runs out there. */
-  async release(): Promise<void> {
+  /** Gives it back. When Redis cannot be told, it runs out there. `comeBack`: this process wants it again, after others. */
+  async release(comeBack: boolean): Promise<void> {
     const { isOver } = this
     this.#end()
     if (isOver) return
-    const { lock, waiting, channels, name } = this.#keys
+    const { lock, waiting, channels, name, locker } = this.#keys
     const left = Math.max(1, Math.ceil(this.#validUntil - performance.now()))
-    await this.#commands.run(releaseScript, [lock, waiting], [this.#value, channels, name], left).catch(() => {})
+    const args = [this.#value, channels, name, comeBack ? locker : '', `${this.#ttl}`]
+    await this.#commands.run(releaseScript, [lock, waiting], args, left).catch(() => {})
   }
 
   #end(): void {

@@ -140,6 +140,7 @@ export class RedisLockQueue {
     const result = await this.#source.acquire(() => this.#lost())
     if (typeof result !== 'number') {
       this.#lease = result
+      if (result.othersWait) this.#wanted = true
       return
     }
     // The news that it is free may have overtaken the news that it is not.
@@ -199,7 +200,7 @@ export class RedisLockQueue {
     const wanted = this.#wanted
     // While it is being given back, newcomers wait for that, not for an answer that would say it is taken.
     this.#seeking = true
-    await lease?.release()
+    await lease?.release(wanted && this.#waiters.size > 0)
     this.#seeking = false
     this.#lease = null
     if (this.#waiters.size > 0) this.#seek(wanted ? headStart : 0)

@@ -87,7 +87,7 @@ export class RedisLocker implements Locker {
   #newQueue(name: string): RedisLockQueue {
     const keys = {
       ...{ lock: `${this.#keyspace}l:${name}`, waiting: `${this.#keyspace}w:${name}` },
-      ...{ fence: `${this.#keyspace}fence`, channels: this.#channels, name },
+      ...{ fence: `${this.#keyspace}fence`, channels: this.#channels, name, locker: this.#id },
     }
     const queue = new RedisLockQueue({
       acquire: (onLost) => this.#acquire(keys, onLost),
@@ -106,8 +106,11 @@ export class RedisLocker implements Locker {
     const since = performance.now()
     const args = [this.#id, randomBytes(9).toString('base64url'), `${this.#ttl}`, channels, name]
     const { reply } = await this.#commands.run(acquireScript, [lock, waiting, fence], args)
-    const [got, rest] = Array.isArray(reply) ? reply : []
-    if (got === 1) return new RedisLease(this.#commands, keys, { value: String(rest), ttl: this.#ttl, since }, onLost)
+    const [got, rest, others] = Array.isArray(reply) ? reply : []
+    if (got === 1) {
+      const granted = { value: String(rest), othersWait: Number(others) > 0, ttl: this.#ttl, since }
+      return new RedisLease(this.#commands, keys, granted, onLost)
+    }
     // Redis removes a key up to a millisecond after its time.
     return Math.min(Math.max(Number(rest), 0), this.#ttl) + 2
   }

@@ -4,10 +4,12 @@ import { once } from 'node:events'
 import { connect, createServer } from 'node:net'
 import { join } from 'node:path'
 import { Redis } from 'ioredis'
-import { createClient } from 'redis'
 import { afterAll, afterEach, describe } from 'vitest'
 import type { RedisClient } from '../../src/redis.ts'
+import { type ClientKind, type ClientSettings, connectClient } from './redis-clients.ts'
 import { makeFolder } from './temp-folder.ts'
+
+export { type ClientKind, clientKinds } from './redis-clients.ts'
 
 const isInstalled = spawnSync('redis-server', ['--version']).status === 0
 if (!isInstalled) {
@@ -18,9 +20,6 @@ if (!isInstalled) {
 
 /** `describe`, skipped where there is no Redis. In CI there must be one. */
 export const describeRedis = isInstalled ? describe : describe.skip
-
-export const clientKinds = ['redis', 'ioredis'] as const
-export type ClientKind = (typeof clientKinds)[number]
 
 export interface RedisServer {
   readonly port: number
@@ -89,26 +88,10 @@ export async function startRedis(...settings: string[]): Promise<RedisServer> {
   return server
 }
 
-export interface ClientSettings {
-  readonly port: number
-  readonly username?: string
-  readonly password?: string
-  readonly keyPrefix?: string
-}
-
-/** A connected client as an application would make it; closed after the test. */
-export async function openClient(kind: ClientKind, { port, ...settings }: ClientSettings): Promise<RedisClient> {
-  if (kind === 'ioredis') {
-    const client = new Redis({ port, host: '127.0.0.1', ...settings })
-    clients.add(() => client.disconnect())
-    client.on('error', () => {})
-    await once(client, 'ready').catch(() => {})
-    return client
-  }
-  const client = createClient({ socket: { port, host: '127.0.0.1' }, ...settings })
-  clients.add(() => client.isOpen && client.destroy())
-  client.on('error', () => {})
-  await Promise.race([client.connect(), once(client, 'error').catch(() => {})])
+/** A connected client, closed after the test. */
+export async function openClient(kind: ClientKind, settings: ClientSettings): Promise<RedisClient> {
+  const { client, close } = await connectClient(kind, settings)
+  clients.add(close)
   return client
 }
 
