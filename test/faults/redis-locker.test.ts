@@ -1,10 +1,11 @@
 /** Several nodes on one Redis, some of them killed, deaf or cut off. */
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
+import { readFile } from 'node:fs/promises'
 import { setTimeout as pause } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
-import { RedisLocker, type RedisLockerOptions } from '../../src/redis.ts'
+import { RedisLocker, type RedisLockerOptions, RedisSessionStore } from '../../src/redis.ts'
 import {
   type ClientKind,
   clientKinds,
@@ -15,6 +16,7 @@ import {
   startRedis,
 } from '../support/redis-server.ts'
 import { eventually, everythingOf, failureOf, unavailable } from './redis-support.ts'
+import { newRecord } from './session-store-support.ts'
 
 const worker = fileURLToPath(new URL('redis-lock-worker.ts', import.meta.url))
 
@@ -354,6 +356,41 @@ describeRedis.each(clientKinds)('RedisLocker with the client %s', (kind: ClientK
     await eventually(() => expect(asked).toBe(1))
     await lock.release()
     await (await waiting).release()
+  })
+
+  test('needs no more of Redis, together with a session store, than the commands that the guide names', async () => {
+    const guide = await readFile(new URL('../../docs/redis.md', import.meta.url), 'utf8')
+    const [, access = ''] = /\n- \*\*Access\*\*([\s\S]*?)\n- /.exec(guide) ?? []
+    const commands = [...access.matchAll(/`([A-Z]+)`/g)].map(([, name = '']) => `+${name.toLowerCase()}`)
+    expect(commands.length).toBeGreaterThan(20)
+    // What the clients do when they connect.
+    const connecting = ['+hello', '+auth', '+client', '+info', '+ping', '+select']
+    const [key, channel] = [`~{${prefix}}:*`, `&{${prefix}}:*`]
+    await server.command('ACL', 'SETUSER', prefix, 'on', '>word', key, channel, ...connecting, ...commands)
+    const client = await openClient(kind, { port: server.port, username: prefix, password: 'word' })
+    const [holder, waiter] = [
+      new RedisLocker(client, { prefix, ttl: 300 }),
+      new RedisLocker(client, { prefix, ttl: 300 }),
+    ]
+    lockers.push(holder, waiter)
+    let asked = 0
+    const lock = await holder.acquire(
+      'upload',
+      request(() => asked++),
+    )
+    const waiting = waiter.acquire('upload', request())
+    await eventually(() => expect(asked).toBe(1))
+    await pause(400)
+    expect(lock.lost.aborted).toBe(false)
+    await lock.release()
+    await (await waiting).release()
+    const store = new RedisSessionStore(client, { prefix })
+    const run = (index: number) => ({ index, count: 1, size: 1, offset: 0, loose: 0 })
+    await store.create(newRecord({ owner: 'ann', expiresAt: 1, chunks: [run(0), run(2)] }))
+    await store.replace(newRecord({ owner: 'bob', expiresAt: 1, version: 2, chunks: [run(0)] }), 1)
+    expect([await store.countOpen(), await store.countOpen('bob')]).toEqual([1, 1])
+    for await (const id of store.listExpired(1)) await store.delete(id)
+    expect(await store.get(newRecord().id)).toBeNull()
   })
 
   test('shows no secret and no client', async () => {

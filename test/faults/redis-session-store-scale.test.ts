@@ -4,6 +4,8 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { RedisSessionStore } from '../../src/redis.ts'
 import type { ChunkRun, UploadSession } from '../../src/types.ts'
+import { testEngine } from '../support/engine.ts'
+import { bytes } from '../support/random.ts'
 import {
   clientKinds,
   describeRedis,
@@ -83,6 +85,25 @@ describeRedis('RedisSessionStore', () => {
       expect(Math.abs(lots.sent - few.sent)).toBeLessThan(300)
       expect(Math.abs(lots.received - few.received)).toBeLessThan(300)
       expect(lots.sent).toBeLessThan(6_000)
+    })
+
+    test('a chunk of an upload costs four commands, and the last of 200 no more bytes than the first', async () => {
+      const client = await openClient(kind, server)
+      const { client: uploads } = testEngine({ sessions: new RedisSessionStore(client, { prefix: newPrefix() }) })
+      const id = await uploads.create(200_000, { chunkSize: 1_000 })
+      const send = async (from: number) => {
+        for (let index = from; index < from + 20; index++) await uploads.write(id, index, bytes(1_000, index))
+      }
+      const first = await traffic(() => send(0))
+      for (let from = 20; from < 180; from += 20) await send(from)
+      const last = await traffic(() => send(180))
+      console.info(`${kind}: 20 chunks, one after the other: ${JSON.stringify(first)}, ${JSON.stringify(last)}`)
+      for (const { commands, sent, received } of [first, last]) {
+        expect(commands).toBe(80)
+        expect(sent / 20).toBeLessThan(1_500)
+        expect(received / 20).toBeLessThan(100)
+      }
+      await uploads.complete(id)
     })
 
     test('another store reads what was stored as differences, run by run', async () => {

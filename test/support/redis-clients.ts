@@ -1,7 +1,7 @@
 /** Clients as an application would make them. */
 import { once } from 'node:events'
-import { Redis } from 'ioredis'
-import { createClient } from 'redis'
+import { Cluster, Redis } from 'ioredis'
+import { createClient, createCluster } from 'redis'
 import type { RedisClient } from '../../src/redis.ts'
 
 export const clientKinds = ['redis', 'ioredis'] as const
@@ -28,5 +28,21 @@ export async function connectClient(
   const client = createClient({ socket: { port, host: '127.0.0.1' }, ...settings })
   client.on('error', () => {})
   await Promise.race([client.connect(), once(client, 'error').catch(() => {})])
+  return { client, close: () => client.isOpen && client.destroy() }
+}
+
+export async function connectCluster(
+  kind: ClientKind,
+  ports: readonly number[],
+): Promise<{ client: RedisClient; close: () => void }> {
+  if (kind === 'ioredis') {
+    const client = new Cluster(ports.map((port) => ({ port, host: '127.0.0.1' })))
+    client.on('error', () => {})
+    await once(client, 'ready')
+    return { client, close: () => client.disconnect() }
+  }
+  const client = createCluster({ rootNodes: ports.map((port) => ({ socket: { port, host: '127.0.0.1' } })) })
+  client.on('error', () => {})
+  await client.connect()
   return { client, close: () => client.isOpen && client.destroy() }
 }

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { Redis } from 'ioredis'
 import { afterAll, afterEach, describe } from 'vitest'
 import type { RedisClient } from '../../src/redis.ts'
-import { type ClientKind, type ClientSettings, connectClient } from './redis-clients.ts'
+import { type ClientKind, type ClientSettings, connectClient, connectCluster } from './redis-clients.ts'
 import { makeFolder } from './temp-folder.ts'
 
 export { type ClientKind, clientKinds } from './redis-clients.ts'
@@ -123,4 +123,37 @@ async function untilReachable(port: number): Promise<void> {
     await new Promise((resolve) => setTimeout(resolve, 10))
   }
   throw new Error(`no Redis came up on port ${port}`)
+}
+
+/** A cluster of two: each has half of the slots. */
+export async function startRedisCluster(): Promise<{ readonly ports: readonly number[]; stop(): Promise<void> }> {
+  const start = async () =>
+    startRedis('--cluster-enabled', 'yes', '--cluster-port', `${await freePort()}`, '--cluster-node-timeout', '2000')
+  const [first, second] = [await start(), await start()]
+  await first.command('CLUSTER', 'ADDSLOTSRANGE', '0', '8191')
+  await second.command('CLUSTER', 'ADDSLOTSRANGE', '8192', '16383')
+  await first.command('CLUSTER', 'SET-CONFIG-EPOCH', '1')
+  await second.command('CLUSTER', 'SET-CONFIG-EPOCH', '2')
+  const bus = /@(\d+)/.exec(String(await second.command('CLUSTER', 'NODES')))?.[1] ?? ''
+  await first.command('CLUSTER', 'MEET', '127.0.0.1', `${second.port}`, bus)
+  const isOk = async (server: RedisServer) =>
+    String(await server.command('CLUSTER', 'INFO')).includes('cluster_state:ok') &&
+    String(await server.command('CLUSTER', 'INFO')).includes('cluster_known_nodes:2')
+  for (let attempt = 0; attempt < 400 && !((await isOk(first)) && (await isOk(second))); attempt++) {
+    await new Promise((resolve) => setTimeout(resolve, 25))
+  }
+  return {
+    ports: [first.port, second.port],
+    async stop() {
+      await first.stop()
+      await second.stop()
+    },
+  }
+}
+
+/** A connected client for a cluster, closed after the test. */
+export async function openClusterClient(kind: ClientKind, ports: readonly number[]): Promise<RedisClient> {
+  const { client, close } = await connectCluster(kind, ports)
+  clients.add(close)
+  return client
 }
