@@ -7,7 +7,14 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { nativeClient } from '../support/native-client.ts'
 import { type ServerProcess, startServer } from '../support/process.ts'
 import { bytes, cut, seeded, sha256 } from '../support/random.ts'
-import { clientKinds, describeRedis, newPrefix, type RedisServer, startRedis } from '../support/redis-server.ts'
+import {
+  type ClientKind,
+  clientKinds,
+  describeRedis,
+  newPrefix,
+  type RedisServer,
+  startRedis,
+} from '../support/redis-server.ts'
 import { clientOf, s3Target } from '../support/s3-target.ts'
 import type { ServerSettings } from '../support/server-process.ts'
 import { filesBelow, tempFolder } from '../support/temp-folder.ts'
@@ -38,18 +45,18 @@ describeRedis('servers that share a Redis', () => {
   })
   afterAll(() => redis.stop())
 
-  describe.each(clientKinds)('and a tempDir, with the client %s', (kind) => {
-    const sharing = (ttl = 10_000): ServerSettings & { directory: string } => ({
-      tempDir: tempFolder(),
-      directory: tempFolder(),
-      redis: { kind, port: redis.port, prefix: newPrefix(), ttl },
-    })
+  const sharing = (kind: ClientKind, ttl = 10_000): ServerSettings & { directory: string } => ({
+    tempDir: tempFolder(),
+    directory: tempFolder(),
+    redis: { kind, port: redis.port, prefix: newPrefix(), ttl },
+  })
 
+  describe.each(clientKinds)('and a tempDir, with the client %s', (kind) => {
     test.each(seeds)(
       'take chunks of one upload at random, some twice, and complete it at once (seed %i)',
       async (seed) => {
         const random = seeded(seed * 31)
-        const settings = sharing()
+        const settings = sharing(kind)
         const servers = await two(() => settings)
         const clients = nativeClients(servers)
         const any = () => clients[random.integer(0, 1)] ?? clients[0]
@@ -75,7 +82,7 @@ describeRedis('servers that share a Redis', () => {
     )
 
     test('hand a tus upload over from one to the other, again and again, each byte once', async () => {
-      const settings = sharing()
+      const settings = sharing(kind)
       const servers = await two(() => settings)
       const [a, b] = tusClients(servers)
       const rounds = 40
@@ -115,91 +122,8 @@ describeRedis('servers that share a Redis', () => {
       expect(sha256(await readFile(join(settings.directory, name)))).toBe(sha256(file))
     })
 
-    test('go on with the upload of a killed one when its lease has run out; until then it is 423', async () => {
-      const settings = sharing(2_500)
-      const servers = await two(() => settings)
-      const [a, b] = tusClients(servers)
-      const file = bytes(3 * MiB, 9)
-      const url = await a.create(file.length)
-      await a.patch(url, 0, file.subarray(0, MiB))
-      a.openPatch(url, MiB, file.subarray(MiB, MiB + 100_000), 2 * MiB)
-      await pause(100)
-      await servers[0].kill()
-      const start = performance.now()
-      const statuses: number[] = []
-      const target = onOther(url, servers)
-      let offset = -1
-      await eventually(async () => {
-        const { status, headers } = await b.head(target)
-        statuses.push(status)
-        expect(status).toBe(200)
-        offset = Number(headers['upload-offset'])
-      })
-      expect(performance.now() - start).toBeLessThan(4_500)
-      expect(new Set(statuses.slice(0, -1))).toEqual(new Set(statuses.length > 1 ? [423] : []))
-      expect(offset).toBeGreaterThanOrEqual(MiB)
-      expect((await b.patch(target, offset, file.subarray(offset))).status).toBe(204)
-      const [name = ''] = (await filesBelow(settings.directory)).filter((path) => path.startsWith('uploads/'))
-      expect(sha256(await readFile(join(settings.directory, name)))).toBe(sha256(file))
-    })
-
-    test('keep every byte when the one that appends sleeps past its lease and wakes up in the middle of it', async () => {
-      const settings = sharing(800)
-      const servers = await two(() => settings)
-      const [a, b] = tusClients(servers)
-      for (let round = 0; round < 3; round++) {
-        const file = bytes(2 * MiB, round)
-        const url = await a.create(file.length)
-        const open = a.openPatch(url, 0, file.subarray(0, MiB), file.length)
-        await pause(50 + 20 * round)
-        await servers[0].kill('SIGSTOP')
-        await pause(1_500)
-        const target = onOther(url, servers)
-        // Its process is alive on this machine, so that nobody takes its place on the disk.
-        expect([200, 423]).toContain((await b.head(target)).status)
-        process.kill(servers[0].pid, 'SIGCONT')
-        open.request.end(file.subarray(MiB))
-        await open.answer
-        let offset = -1
-        await eventually(async () => {
-          const head = await b.head(target)
-          expect(head.status).toBe(200)
-          offset = Number(head.headers['upload-offset'])
-        })
-        if (offset < file.length) expect((await b.patch(target, offset, file.subarray(offset))).status).toBe(204)
-        const stored = (await filesBelow(settings.directory)).filter((path) => path.startsWith('uploads/'))
-        const sums = await Promise.all(
-          stored.map(async (name) => sha256(await readFile(join(settings.directory, name)))),
-        )
-        expect(sums).toHaveLength(round + 1)
-        expect(sums).toContain(sha256(file))
-      }
-    })
-
-    test('give one object when the completing one is stopped half way and wakes up later', async () => {
-      const settings = sharing(600)
-      const servers = await two(() => settings)
-      const [a, b] = nativeClients(servers)
-      for (let round = 0; round < 5; round++) {
-        const file = bytes(3 * MiB, round)
-        const id = await a.start(file.length)
-        for (const [index, data] of cut(file, MiB).entries()) await a.chunk(id, index, data)
-        const first = a.complete(id)
-        await pause(round)
-        await servers[0].kill('SIGSTOP')
-        const second = b.complete(id)
-        await pause(300)
-        process.kill(servers[0].pid, 'SIGCONT')
-        const [x, y] = await Promise.all([first, second])
-        expect([x.status, y.status]).toEqual([200, 200])
-        expect(x.body.url).toBe(y.body.url)
-        expect(sha256(await readFile(join(settings.directory, x.body.key)))).toBe(sha256(file))
-      }
-      expect((await filesBelow(settings.directory)).filter((name) => name.startsWith('uploads/'))).toHaveLength(5)
-    })
-
     test('end by themselves after close, with uploads open', async () => {
-      const servers = await two(sharing)
+      const servers = await two(() => sharing(kind))
       const id = await nativeClients(servers)[0].start(MiB)
       await nativeClients(servers)[0].chunk(id, 0, bytes(1000))
       const url = await tusClients(servers)[0].create(1000)
@@ -241,6 +165,91 @@ describeRedis('servers that share a Redis', () => {
       } finally {
         await own.stop()
       }
+    })
+  })
+
+  describe('and a tempDir', () => {
+    test('go on with the upload of a killed one when its lease has run out; until then it is 423', async () => {
+      const settings = sharing('redis', 2_500)
+      const servers = await two(() => settings)
+      const [a, b] = tusClients(servers)
+      const file = bytes(3 * MiB, 9)
+      const url = await a.create(file.length)
+      await a.patch(url, 0, file.subarray(0, MiB))
+      a.openPatch(url, MiB, file.subarray(MiB, MiB + 100_000), 2 * MiB)
+      await pause(100)
+      await servers[0].kill()
+      const start = performance.now()
+      const statuses: number[] = []
+      const target = onOther(url, servers)
+      let offset = -1
+      await eventually(async () => {
+        const { status, headers } = await b.head(target)
+        statuses.push(status)
+        expect(status).toBe(200)
+        offset = Number(headers['upload-offset'])
+      })
+      expect(performance.now() - start).toBeLessThan(4_500)
+      expect(new Set(statuses.slice(0, -1))).toEqual(new Set(statuses.length > 1 ? [423] : []))
+      expect(offset).toBeGreaterThanOrEqual(MiB)
+      expect((await b.patch(target, offset, file.subarray(offset))).status).toBe(204)
+      const [name = ''] = (await filesBelow(settings.directory)).filter((path) => path.startsWith('uploads/'))
+      expect(sha256(await readFile(join(settings.directory, name)))).toBe(sha256(file))
+    })
+
+    test('keep every byte when the one that appends sleeps past its lease and wakes up in the middle of it', async () => {
+      const settings = sharing('redis', 800)
+      const servers = await two(() => settings)
+      const [a, b] = tusClients(servers)
+      for (let round = 0; round < 3; round++) {
+        const file = bytes(2 * MiB, round)
+        const url = await a.create(file.length)
+        const open = a.openPatch(url, 0, file.subarray(0, MiB), file.length)
+        await pause(50 + 20 * round)
+        await servers[0].kill('SIGSTOP')
+        await pause(1_500)
+        const target = onOther(url, servers)
+        // Its process is alive on this machine, so that nobody takes its place on the disk.
+        expect([200, 423]).toContain((await b.head(target)).status)
+        process.kill(servers[0].pid, 'SIGCONT')
+        open.request.end(file.subarray(MiB))
+        await open.answer
+        let offset = -1
+        await eventually(async () => {
+          const head = await b.head(target)
+          expect(head.status).toBe(200)
+          offset = Number(head.headers['upload-offset'])
+        })
+        if (offset < file.length) expect((await b.patch(target, offset, file.subarray(offset))).status).toBe(204)
+        const stored = (await filesBelow(settings.directory)).filter((path) => path.startsWith('uploads/'))
+        const sums = await Promise.all(
+          stored.map(async (name) => sha256(await readFile(join(settings.directory, name)))),
+        )
+        expect(sums).toHaveLength(round + 1)
+        expect(sums).toContain(sha256(file))
+      }
+    })
+
+    test('give one object when the completing one is stopped half way and wakes up later', async () => {
+      const settings = sharing('redis', 600)
+      const servers = await two(() => settings)
+      const [a, b] = nativeClients(servers)
+      for (let round = 0; round < 5; round++) {
+        const file = bytes(3 * MiB, round)
+        const id = await a.start(file.length)
+        for (const [index, data] of cut(file, MiB).entries()) await a.chunk(id, index, data)
+        const first = a.complete(id)
+        await pause(round)
+        await servers[0].kill('SIGSTOP')
+        const second = b.complete(id)
+        await pause(300)
+        process.kill(servers[0].pid, 'SIGCONT')
+        const [x, y] = await Promise.all([first, second])
+        expect([x.status, y.status]).toEqual([200, 200])
+        expect(x.body.url).toBe(y.body.url)
+        expect(sha256(await readFile(join(settings.directory, x.body.key)))).toBe(sha256(file))
+      }
+      expect((await filesBelow(settings.directory)).filter((name) => name.startsWith('uploads/'))).toHaveLength(5)
     })
   })
 
