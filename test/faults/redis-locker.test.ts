@@ -5,7 +5,8 @@ import { readFile } from 'node:fs/promises'
 import { setTimeout as pause } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
-import { RedisLocker, type RedisLockerOptions, RedisSessionStore } from '../../src/redis.ts'
+import { type RedisLock, RedisLocker, type RedisLockerOptions, RedisSessionStore } from '../../src/redis.ts'
+import { losingProxy } from '../support/losing-proxy.ts'
 import {
   type ClientKind,
   clientKinds,
@@ -60,6 +61,11 @@ describeRedis.each(clientKinds)('RedisLocker with the client %s', (kind: ClientK
     await eventually(() => expect(events).toContain('held'))
     return { child, events, fence }
   }
+
+  const keysOf = async (kind: string) => [
+    'none',
+    ...((await server.command('KEYS', `{${prefix}}:${kind}:*`)) as string[]),
+  ]
 
   const calls = async (name: string) => {
     const text = String(await server.command('INFO', 'commandstats'))
@@ -229,6 +235,44 @@ describeRedis.each(clientKinds)('RedisLocker with the client %s', (kind: ClientK
     await lock.release()
     await (await waiting).release()
     expect(performance.now() - start).toBeLessThan(1_000)
+  })
+
+  test('a holder that was cut off while another node asked is asked when it is back', async () => {
+    const proxy = await losingProxy(server.port)
+    const holder = new RedisLocker(await openClient(kind, proxy), { prefix })
+    lockers.push(holder)
+    const waiter = await node()
+    let asked = 0
+    const lock = await holder.acquire(
+      'upload',
+      request(() => asked++),
+    )
+    await eventually(async () => expect(await server.command('PUBSUB', 'CHANNELS', `*${prefix}*`)).toHaveLength(1))
+    let waiting: Promise<RedisLock> | undefined
+    proxy.loseNextAnswer(async () => {
+      await eventually(async () => expect(await server.command('PUBSUB', 'CHANNELS', `*${prefix}*`)).toEqual([]))
+      waiting = waiter.acquire('upload', request())
+      await eventually(async () => expect(await server.command('EXISTS', ...(await keysOf('w')))).toBe(1))
+    })
+    await (await holder.acquire('other', request())).release()
+    await eventually(() => expect(asked).toBe(1))
+    await lock.release()
+    await (await waiting)?.release()
+  })
+
+  test('a release frees nothing that has gone to another node unnoticed', async () => {
+    const [first, second, third] = await Promise.all([node(), node(), node()])
+    const stale = await first.acquire('upload', request())
+    await server.command('FLUSHALL')
+    const lock = await second.acquire('upload', request())
+    expect(stale.lost.aborted).toBe(false)
+    await stale.release()
+    const stolen = third.acquire(
+      'upload',
+      request(() => {}, AbortSignal.timeout(300)),
+    )
+    await expect(stolen).rejects.toThrow(expect.objectContaining({ name: 'TimeoutError' }))
+    await lock.release()
   })
 
   test('goes on after Redis was killed and started empty', async () => {
