@@ -239,9 +239,10 @@ describeRedis.each(clientKinds)('RedisLocker with the client %s', (kind: ClientK
 
   test('a holder that was cut off while another node asked is asked when it is back', async () => {
     const proxy = await losingProxy(server.port)
-    const holder = new RedisLocker(await openClient(kind, proxy), { prefix })
+    // So long that the waiter does not ask again by itself.
+    const holder = new RedisLocker(await openClient(kind, proxy), { prefix, ttl: 60_000 })
     lockers.push(holder)
-    const waiter = await node()
+    const waiter = await node({ ttl: 60_000 })
     await (await waiter.acquire('first', request())).release()
     let asked = 0
     const lock = await holder.acquire(
