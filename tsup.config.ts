@@ -13,6 +13,7 @@ export default defineConfig([
       ietf: 'src/ietf.ts',
       resumablejs: 'src/resumablejs.ts',
       uppy: 'src/uppy.ts',
+      redis: 'src/redis.ts',
       testing: 'src/testing.ts',
       'client-node': 'src/client-node.ts',
     },

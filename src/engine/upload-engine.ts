@@ -258,6 +258,7 @@ export class Engine implements UploadEngine {
     await Promise.allSettled([this.#sender.idle(), this.#settler.idle(), this.#completion.idle(), this.#sweeper.idle()])
     clearTimeout(cut)
     this.#cutOff()
+    await this.#parts.options.locker.close?.()
     await this.#parts.options.sessions.close?.()
     await this.#parts.options.storage.close?.()
   }

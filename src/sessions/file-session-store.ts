@@ -47,7 +47,7 @@ export class FileSessionStore implements SessionStore {
   readonly #files: SessionFiles
   readonly #folders: SessionFolders
   readonly #index: SessionIndex
-  readonly #cache = new SessionCache()
+  readonly #cache = new SessionCache<FoundRecord>()
   readonly #journalLimit: number
   readonly #tails = new Map<string, Promise<void>>()
   #opening: Promise<DirectoryIdentity> | undefined
@@ -173,12 +173,12 @@ export class FileSessionStore implements SessionStore {
     if (found === null || found.journal.status === 'dead') return null
     // Parsed now, so that a record that cannot be read is not built upon either.
     void found.record
-    if (found.journal.status === 'live') this.#cache.set(found)
+    if (found.journal.status === 'live') this.#cache.set(id, found, found.journal.json.length)
     return found
   }
 
   #remember(found: FoundRecord): void {
-    this.#cache.set(found)
+    this.#cache.set(found.id, found, found.journal.json.length)
     this.#index.note(found.id, entryOf(found))
   }
 

@@ -1,23 +1,22 @@
-/** The records that were used last: at most so many, and at most so much text. */
-import type { FoundRecord } from './session-folders.ts'
+/** What was used last: at most so many records, and at most so much text. */
 
 const maxRecords = 1024
 // Characters. A record has a few hundred, so that only unusually large ones come up against this.
 const maxLength = 16 * 1024 * 1024
 
-export class SessionCache {
+export class SessionCache<Value> {
   // A Map keeps the order of insertion, so the first one is the one that was used longest ago.
-  readonly #records = new Map<string, { readonly found: FoundRecord; readonly length: number }>()
+  readonly #records = new Map<string, { readonly value: Value; readonly length: number }>()
   #length = 0
 
-  get(id: string): FoundRecord | undefined {
-    return this.#records.get(id)?.found
+  get(id: string): Value | undefined {
+    return this.#records.get(id)?.value
   }
 
-  set(found: FoundRecord): void {
-    this.delete(found.id)
-    const { length } = found.journal.json
-    this.#records.set(found.id, { found, length })
+  /** `length`: how much text it holds, characters. */
+  set(id: string, value: Value, length: number): void {
+    this.delete(id)
+    this.#records.set(id, { value, length })
     this.#length += length
     for (const oldest of this.#records.keys()) {
       if (this.#records.size <= maxRecords && this.#length <= maxLength) return

@@ -18,7 +18,7 @@ export function checkNextVersion(next: SessionRecord, expectedVersion: number): 
 
 /** The record, frozen through and through. */
 export function parseFrozen(json: string): SessionRecord {
-  return freeze(JSON.parse(json)) as SessionRecord
+  return freezeDeep(JSON.parse(json)) as SessionRecord
 }
 
 /** @throws JournalDamage when it is not the record of this id and version */
@@ -58,8 +58,9 @@ function tryParse(json: string): SessionRecord | null {
   }
 }
 
-function freeze(value: unknown): unknown {
-  if (typeof value !== 'object' || value === null) return value
-  for (const inner of Object.values(value)) freeze(inner)
+/** Frozen through and through. What is frozen already is taken to be so. */
+export function freezeDeep(value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || Object.isFrozen(value)) return value
+  for (const inner of Object.values(value)) freezeDeep(inner)
   return Object.freeze(value)
 }

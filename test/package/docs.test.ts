@@ -88,6 +88,7 @@ function compilerOptions(): ts.CompilerOptions {
       'nexus-uploader/resumablejs': entry('resumablejs'),
       'nexus-uploader/uppy': entry('uppy'),
       'nexus-uploader/client': entry('client-node'),
+      'nexus-uploader/redis': entry('redis'),
       'nexus-uploader/testing': entry('testing'),
     },
   }
@@ -105,7 +106,7 @@ function compile(): ts.Program {
       ? ts.createSourceFile(path, fence.code, languageVersion, true)
       : getSourceFile(path, languageVersion, ...rest)
   }
-  const names = ['index', 's3', 'tus', 'ietf', 'resumablejs', 'uppy', 'client', 'client-node', 'testing']
+  const names = ['index', 's3', 'tus', 'ietf', 'resumablejs', 'uppy', 'client', 'client-node', 'redis', 'testing']
   const entries = names.map((name) => join(src, `${name}.ts`))
   return ts.createProgram([...virtual.keys(), ...entries], options, host)
 }
@@ -314,6 +315,18 @@ describe('docs/client.md', () => {
     const rows = rowsOf('docs/client.md')
     const members = membersOf('client/types.ts', name)
     expect(members.length).toBeGreaterThan(5)
+    expect(members.filter((member) => !rows.has(member))).toEqual([])
+  })
+})
+
+describe('docs/redis.md', () => {
+  it.each([
+    ['sessions/redis-session-store.ts', 'RedisSessionStoreOptions'],
+    ['locks/redis-locker.ts', 'RedisLockerOptions'],
+  ])('has a row for every member that %s gives %s', (file, name) => {
+    const rows = rowsOf('docs/redis.md')
+    const members = membersOf(file, name)
+    expect(members.length).toBeGreaterThan(2)
     expect(members.filter((member) => !rows.has(member))).toEqual([])
   })
 })

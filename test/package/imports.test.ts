@@ -91,10 +91,13 @@ describe('the direction of imports', () => {
     expect(found).toEqual([])
   })
 
-  it.each(['engine', 'storage', 'sessions', 'locks'])(
+  it.each(['engine', 'storage', 'sessions', 'locks', 'redis'])(
     'keeps %s/ apart from its siblings and from what is above',
     (folder) => {
-      const isAllowed = (target: string) => contracts.includes(target) || folderOf(target) === folder
+      // What sessions and locks in Redis have in common.
+      const isRedis = (target: string, file: string) => folderOf(target) === 'redis' && /^\w+\/redis-/.test(file)
+      const isAllowed = (target: string, file: string) =>
+        contracts.includes(target) || folderOf(target) === folder || isRedis(target, file)
       expect(strays((file) => folderOf(file) === folder, isAllowed)).toEqual([])
     },
   )

@@ -69,7 +69,9 @@ export async function startServer<Settings extends object = ServerSettings>(
     pid: child.pid ?? 0,
     async kill(signal = 'SIGKILL') {
       child.kill(signal)
-      if (signal === 'SIGKILL') await exited
+      // A stopped one is still to be killed after the test.
+      if (signal !== 'SIGKILL') return
+      await exited
       children.delete(child)
     },
     async close(timeout = 10_000) {

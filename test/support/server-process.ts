@@ -8,14 +8,18 @@ import {
   type StorageAdapter,
   uploadErrorHandler,
 } from '../../src/index.ts'
+import { RedisLocker, RedisSessionStore } from '../../src/redis.ts'
 import { resumableJsHandler } from '../../src/resumablejs.ts'
 import { tusHandler } from '../../src/tus.ts'
+import { type ClientKind, connectClient } from './redis-clients.ts'
 
 export interface ServerSettings {
   tempDir: string
   directory?: string
   s3?: { endpoint: string; region: string; accessKeyId: string; secretAccessKey: string; bucket: string }
   port?: number
+  /** Sessions and locks in this Redis. */
+  redis?: { kind: ClientKind; port: number; prefix: string; ttl?: number }
   config?: { maxChunkSize?: number; maxFileSize?: number; cleanupInterval?: number; durability?: 'process' | 'power' }
 }
 
@@ -23,7 +27,16 @@ const settings = JSON.parse(process.argv[2] ?? '{}') as ServerSettings
 const storage: StorageAdapter = settings.s3
   ? new S3StorageAdapter(settings.s3)
   : new LocalStorageAdapter({ directory: settings.directory ?? settings.tempDir })
-const uploads = createChunkedUploadMiddleware(storage, { ...settings.config, tempDir: settings.tempDir })
+const redis = settings.redis && (await connectClient(settings.redis.kind, { port: settings.redis.port }))
+const { prefix = '', ttl = 10_000 } = settings.redis ?? {}
+const uploads = createChunkedUploadMiddleware(storage, {
+  ...settings.config,
+  ...(redis && {
+    sessions: new RedisSessionStore(redis.client, { prefix, commandTimeout: 1_000 }),
+    locker: new RedisLocker(redis.client, { prefix, ttl, commandTimeout: 1_000 }),
+  }),
+  tempDir: settings.tempDir,
+})
 const app = express()
 app.use(express.json())
 app.post('/upload/init', uploads.init)
@@ -43,5 +56,8 @@ process.on('message', (message) => {
   if (message !== 'close') return
   server.close()
   server.closeAllConnections()
-  void uploads.close({ timeout: 2000 }).then(() => process.disconnect?.())
+  void uploads.close({ timeout: 2000 }).then(() => {
+    redis?.close()
+    process.disconnect?.()
+  })
 })

@@ -1,0 +1,5 @@
+export type { RedisLock } from './locks/redis-lock-queue.ts'
+export * from './locks/redis-locker.ts'
+export type { IoRedisClient, NodeRedisClient, NodeRedisCluster, RedisClient } from './redis/redis-client.ts'
+export type { RedisOptions } from './redis/redis-options.ts'
+export * from './sessions/redis-session-store.ts'
