@@ -10,5 +10,6 @@ export default defineConfig({
     pool: 'forks',
     // Every file drives a browser, a proxy and a server.
     maxWorkers: 2,
+    retry: process.env.CI ? 1 : 0,
   },
 })
