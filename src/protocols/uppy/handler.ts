@@ -74,7 +74,7 @@ export function uppyS3Handler(engine: UploadEngine, options: UppyS3Options = {})
         warnAboutRequestTimeout(request)
         const { verb, granted } = verbOf(request, response)
         const owner = granted ? null : ((await ownerOf(request)) ?? null)
-        const base = `${options.publicUrl?.replace(/\/+$/, '') ?? mountOf(request)}/s3`
+        const base = `${options.publicUrl?.replace(/(?<!\/)\/+$/, '') ?? mountOf(request)}/s3`
         const formUrl = options.formUrl ?? `${base}/form`
         const query = queryOf(request)
         await verb({ engine, request, response, signal, query, owner, base, formUrl, urlTtl, direct })
@@ -105,7 +105,7 @@ function mountOf(request: UploadRequest): string {
   const at = path.lastIndexOf('/s3/')
   const origin = originOf(request)
   if (origin === '') throw new InvalidRequestError('The request has no usable Host header.')
-  return origin + path.slice(0, Math.max(0, at)).replace(/\/+$/, '').replace(/^\/+/, '/')
+  return origin + path.slice(0, Math.max(0, at)).replace(/(?<!\/)\/+$/, '').replace(/^\/+/, '/')
 }
 
 function verbOf(request: IncomingMessage, response: ServerResponse): { verb: Verb; granted: boolean } {
