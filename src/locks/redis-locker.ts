@@ -19,7 +19,7 @@ export interface RedisLockerOptions extends RedisOptions {
 }
 
 /**
- * Locks among all nodes that share a Redis 6.2 or newer, or Valkey. Whoever waits, waits for a message, without polling; the
+ * Locks among all nodes that share a Redis 7 or newer, or Valkey. Whoever waits, waits for a message, without polling; the
  * holder hears of it over the same way, on whichever node it is. Within a process the line is first come first served; a
  * lock that another node has asked for leaves the process after the present holder.
  *

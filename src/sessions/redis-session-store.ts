@@ -25,7 +25,7 @@ const pageSize = 256
 const maxTies = 10_000
 
 /**
- * Keeps session records in Redis 6.2 or newer, or Valkey, for any number of machines. A chunk costs the same number of bytes
+ * Keeps session records in Redis 7 or newer, or Valkey, for any number of machines. A chunk costs the same number of bytes
  * however many the upload has.
  *
  * Every method fails with `StorageUnavailableError` (503) when Redis is away, full, read-only or slow, with the code
