@@ -140,9 +140,10 @@ describe('a process', () => {
     await first.kill()
     await sending
     const second = await startServer(settings)
-    for (let i = 0; i < 100 && (await filesBelow(join(settings.tempDir, 'staging'))).length > 0; i++) await pause(50)
-    expect(await filesBelow(join(settings.tempDir, 'staging'))).toEqual([])
-    expect((await nativeClient(second.url).progress(id)).status).not.toBe(200)
+    const status = async () => (await nativeClient(second.url).progress(id)).status
+    await expect.poll(status, { timeout: 10_000 }).toBe(410)
+    const left = () => filesBelow(join(settings.tempDir, 'staging'))
+    await expect.poll(left, { timeout: 10_000 }).toEqual([])
     await second.kill()
   })
 })
