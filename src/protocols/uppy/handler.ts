@@ -105,7 +105,13 @@ function mountOf(request: UploadRequest): string {
   const at = path.lastIndexOf('/s3/')
   const origin = originOf(request)
   if (origin === '') throw new InvalidRequestError('The request has no usable Host header.')
-  return origin + path.slice(0, Math.max(0, at)).replace(/(?<!\/)\/+$/, '').replace(/^\/+/, '/')
+  return (
+    origin +
+    path
+      .slice(0, Math.max(0, at))
+      .replace(/(?<!\/)\/+$/, '')
+      .replace(/^\/+/, '/')
+  )
 }
 
 function verbOf(request: IncomingMessage, response: ServerResponse): { verb: Verb; granted: boolean } {
