@@ -9,8 +9,12 @@ export interface Look {
   readonly absent: number
 }
 
+/** Each runs in a process of its own. */
+export type Group = 'chunks' | 'uppy' | 's3'
+
 export interface Client {
   readonly name: string
+  readonly group: Group
   /** `pages/<page>.page.ts` */
   readonly page: string
   /** Whether its page goes on after a reload when the file is chosen again. */
@@ -30,6 +34,7 @@ const retries = 'tries again by itself when it gave up'
 export const clients: readonly Client[] = [
   {
     name: 'Our client',
+    group: 'chunks',
     page: 'own-client',
     resumes: true,
     patience: null,
@@ -38,6 +43,7 @@ export const clients: readonly Client[] = [
   },
   {
     name: 'Uppy Tus',
+    group: 'uppy',
     page: 'uppy-tus',
     resumes: true,
     patience: null,
@@ -51,6 +57,7 @@ export const clients: readonly Client[] = [
   },
   {
     name: 'Uppy XHR',
+    group: 'uppy',
     page: 'uppy-xhr',
     resumes: false,
     patience: retries,
@@ -59,6 +66,7 @@ export const clients: readonly Client[] = [
   },
   {
     name: 'Resumable.js',
+    group: 'chunks',
     page: 'resumable',
     resumes: true,
     patience: 'waits a second between attempts: chunkRetryInterval',
@@ -67,6 +75,7 @@ export const clients: readonly Client[] = [
   },
   {
     name: 'Flow.js',
+    group: 'chunks',
     page: 'flow',
     resumes: true,
     patience: 'tries more than once: maxChunkRetries, chunkRetryInterval',
@@ -75,6 +84,7 @@ export const clients: readonly Client[] = [
   },
   {
     name: 'Uppy AwsS3 v5, in parts',
+    group: 's3',
     page: 'uppy-s3-v5',
     resumes: true,
     patience: null,
@@ -83,6 +93,7 @@ export const clients: readonly Client[] = [
   },
   {
     name: 'Uppy AwsS3 v5, by form',
+    group: 's3',
     page: 'uppy-s3-v5-form',
     resumes: false,
     patience: retries,
@@ -91,6 +102,7 @@ export const clients: readonly Client[] = [
   },
   {
     name: 'Uppy AwsS3 v6, in parts',
+    group: 's3',
     page: 'uppy-s3-v6',
     resumes: true,
     patience: retries,
@@ -100,6 +112,7 @@ export const clients: readonly Client[] = [
   },
   {
     name: 'Uppy AwsS3 v6, by form',
+    group: 's3',
     page: 'uppy-s3-v6-form',
     resumes: false,
     patience: retries,

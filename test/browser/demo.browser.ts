@@ -65,6 +65,8 @@ async function open(scheme: Scheme = 'light', width = 1280): Promise<Page> {
   page.on('pageerror', (error) => {
     throw error
   })
+  // From the start: it takes a moment until the browser hands its dialogs over.
+  page.on('filechooser', () => {})
   await page.goto(url)
   await page.getByText('Connected').waitFor()
   await setSpeed(page, '5 MB/s')
@@ -173,6 +175,7 @@ describe('the page', () => {
 
   it('can be used with the keyboard alone', async () => {
     const page = await open()
+    await setSpeed(page, '1 MB/s')
     const focused = () => page.evaluate('document.activeElement.textContent || document.activeElement.id')
     await page.keyboard.press('Tab')
     await page.keyboard.press('ArrowRight')

@@ -1,11 +1,11 @@
-/** Unmodified client libraries in a real browser, over a line and to a server that fail. */
+/** What every client library has to get through: unmodified, in a real browser, over a line and to a server that fail. */
 import { utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
 import { bytes, sha256 } from '../support/random.ts'
 import { tempFolder } from '../support/temp-folder.ts'
-import { clients } from './clients.ts'
+import { type Client, clients, type Group } from './clients.ts'
 import { Site, type StorageKind } from './support/site.ts'
 import { Tab } from './support/tab.ts'
 import { until } from './support/until.ts'
@@ -38,7 +38,12 @@ async function halfWay(site: Site, file: Sample): Promise<void> {
   await until(() => site.bytesSent >= file.size / 2, 'half of the file')
 }
 
-describe.each(clients)('$name', ({ page, resumes, patience, refusedType, look }) => {
+/** In files of their own, so that groups run side by side. */
+export function testUploads(group: Group): void {
+  describe.each(clients.filter((client) => client.group === group))('$name', testClient)
+}
+
+function testClient({ page, resumes, patience, refusedType, look }: Client): void {
   it.each<StorageKind>(['local disk', 'S3'])('a file arrives on %s, and the page is told its URL', async (kind) => {
     const site = await Site.start(kind)
     const tab = await Tab.open(site, page)
@@ -150,4 +155,4 @@ describe.each(clients)('$name', ({ page, resumes, patience, refusedType, look })
     await tab.choose(sample(9 * MiB).path)
     expect((await tab.outcome()).error).toMatch(/larger than/)
   })
-})
+}

@@ -1,0 +1,3 @@
+import { testUploads } from './uploads.ts'
+
+testUploads('uppy')
