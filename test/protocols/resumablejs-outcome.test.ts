@@ -228,6 +228,39 @@ describe('a file of one chunk that is still being stored', () => {
   })
 })
 
+describe('a file of several chunks that is still being stored', () => {
+  it('stays when it was told of while other bytes of the same name were coming in', async () => {
+    const directory = tempFolder()
+    const local = new LocalStorageAdapter({ directory })
+    const gate = new EventEmitter()
+    const storage: StorageAdapter = {
+      upload: async (...args) => {
+        const opened = once(gate, 'open')
+        gate.emit('begun')
+        await opened
+        return local.upload(...args)
+      },
+      remove: (key) => local.remove(key),
+    }
+    const server = await resumableServer({ library: 'flow', storage })
+    const file = fileOf()
+    for (const number of [1, 2]) await server.send(file, number)
+    const begun = once(gate, 'begun')
+    const first = server.send(file, 3)
+    await begun
+    const [begin, rest] = halves(edited(file), 1)
+    const socket = await rawSocket(server.port)
+    socket.send(begin)
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    gate.emit('open')
+    expect(await first).toMatchObject({ status: 200, body: { complete: true } })
+    socket.send(rest)
+    expect(await socket.until('"code"')).toContain('FILE_CHANGED')
+    socket.socket.destroy()
+    expect((await filesBelow(directory)).filter((name) => name.startsWith('uploads/'))).toHaveLength(1)
+  })
+})
+
 describe('a file that is stored', () => {
   it.each(wires)('is told again to a chunk whose answer was lost (%s, %s)', async (library, method) => {
     const server = await resumableServer({ library, method })

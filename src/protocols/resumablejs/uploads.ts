@@ -107,7 +107,9 @@ async function repeat(exchange: Exchange, arrival: Arrival, session: UploadSessi
   const ref = { ...callerOf(exchange), uploadId: session.id }
   if (plan.totalChunks === 1) return repeatWhole(exchange, arrival, session)
   if (await engine.matchesChunk({ ...ref, ...chunkOf(arrival) })) return { session, plan }
-  await engine.abort({ ...ref, completed: session.state === 'completed' ? 'forget' : 'remove' })
+  // As it is now: while the chunk came in, the file may have been told of as stored, and then it stays.
+  const { state } = await engine.get(ref)
+  await engine.abort({ ...ref, completed: state === 'active' ? 'remove' : 'forget' })
   throw changed()
 }
 
