@@ -181,7 +181,7 @@ function halves(file: FileToSend, number: number): [Buffer, Buffer] {
 }
 
 describe('a chunk that is still coming in when the same one finishes the file', () => {
-  it('gets the result when it has come in', async () => {
+  it('is asked for again, and then gets the result', async () => {
     const server = await resumableServer({ library: 'flow' })
     const file = fileOf()
     for (const number of [1, 2]) await server.send(file, number)
@@ -192,10 +192,28 @@ describe('a chunk that is still coming in when the same one finishes the file', 
     const done = await server.send(file, 3)
     expect(done.body).toMatchObject({ complete: true })
     socket.send(rest)
-    const late = await socket.until('"complete"')
-    expect(late).toMatch(/^HTTP\/1.1 200 /)
-    expect(late).toContain(done.body.url)
+    expect(await socket.until('\r\n\r\n')).toMatch(/^HTTP\/1.1 503 /)
     socket.socket.destroy()
+    expect((await server.send(file, 3)).body).toEqual(done.body)
+  })
+})
+
+describe('a file of one chunk that is overtaken by another of its name and size', () => {
+  it('is not told of as stored', async () => {
+    const server = await resumableServer({ library: 'flow' })
+    const file = fileOf(50 * KiB)
+    const [begin, rest] = halves(file, 1)
+    const socket = await rawSocket(server.port)
+    socket.send(begin)
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    const other = await server.send(edited(file), 1)
+    expect(other.body).toMatchObject({ complete: true })
+    socket.send(rest)
+    expect(await socket.until('\r\n\r\n')).toMatch(/^HTTP\/1.1 503 /)
+    socket.socket.destroy()
+    const again = await server.send(file, 1)
+    expect(sha256(await storedAt(server, again))).toBe(sha256(file.data))
+    expect(sha256(await storedAt(server, other))).toBe(sha256(edited(file).data))
   })
 })
 

@@ -1,8 +1,7 @@
 /** GET asks for a chunk, POST brings one; the last one that is missing makes the file. */
 import { findChunk } from '../../engine/chunk-map.ts'
-import { isNexusUploaderError, UploadClosedError } from '../../errors.ts'
-import type { UploadSession } from '../../types.ts'
-import { closeAfterAnswer, drain } from '../http.ts'
+import { isNexusUploaderError, UploadClosedError, UploadLockedError } from '../../errors.ts'
+import type { UploadEngine, UploadRef, UploadSession } from '../../types.ts'
 import { isAllThere, sendMissing, sendProgress } from './answers.ts'
 import { type Arrival, receive } from './body.ts'
 import { callerOf, type Exchange, keyOf } from './exchange.ts'
@@ -25,15 +24,8 @@ interface Stored {
 }
 
 export async function upload(exchange: Exchange): Promise<void> {
-  const { request, response, engine } = exchange
-  try {
-    const stored = await receive(exchange, (arrival) => store(exchange, arrival))
-    await finish(exchange, stored)
-  } catch (error) {
-    if (!(error instanceof Overtaken)) throw error
-    if (!(await drain(request, 2 * engine.limits.maxChunkSize))) closeAfterAnswer(request, response)
-    await finish(exchange, error.stored)
-  }
+  const stored = await receive(exchange, (arrival) => store(exchange, arrival))
+  await finish(exchange, stored)
 }
 
 async function finish(exchange: Exchange, { session, plan }: Stored): Promise<void> {
@@ -74,21 +66,21 @@ async function write(exchange: Exchange, arrival: Arrival, session: UploadSessio
     return { session: written.session, plan }
   } catch (error) {
     const code = isNexusUploaderError(error) ? error.code : null
-    if (code === 'UPLOAD_CLOSED') throw new Overtaken({ session: await engine.get(ref), plan })
+    if (code === 'UPLOAD_CLOSED') throw await overtaken(engine, ref, error)
     if (code !== 'CHUNK_CONFLICT') throw error
     await engine.abort(ref)
     throw changed()
   }
 }
 
-/** The same chunk was on its way twice, and the other one has finished the file. The rest of this one is of no use. */
-class Overtaken extends Error {
-  readonly stored: Stored
-
-  constructor(stored: Stored) {
-    super('overtaken')
-    this.stored = stored
-  }
+/**
+ * The same chunk was on its way twice, and the other one has finished the file. What came in of this one is gone, so
+ * nobody can say whether it was the same: the next try tells.
+ */
+async function overtaken(engine: UploadEngine, ref: UploadRef, cause: unknown): Promise<UploadLockedError> {
+  // Throws when the upload was aborted.
+  await engine.get(ref)
+  return new UploadLockedError({ cause })
 }
 
 function chunkOf({ plan, body, signal }: Arrival) {
