@@ -155,9 +155,9 @@ describe('a completion', () => {
       objects = 0
       const last = chunkCount(file)
       for (let number = 1; number < last; number++) await server.send(file, number)
-      const early = [server.send(file, last), server.send(file, last)]
+      const early = [server.sendAgain(file, last), server.sendAgain(file, last)]
       await new Promise((resolve) => setTimeout(resolve, 150))
-      const late = [server.send(file, last), server.send(file, last)]
+      const late = [server.sendAgain(file, last), server.sendAgain(file, last)]
       const answers = await Promise.all([...early, ...late])
       expect(answers.map(({ status }) => status)).toEqual([200, 200, 200, 200])
       expect(new Set(answers.map(({ body }) => body.url)).size).toBe(1)
@@ -514,6 +514,12 @@ it('uploads that `onCreate` names differently each time are still one for parall
   const answers = await Promise.all([1, 2, 3].map((number) => server.send(file, number)))
   expect(new Set(answers.map(({ body }) => body.uploadId)).size).toBe(1)
   expect(answers.some(({ body }) => body.complete)).toBe(true)
+})
+
+it('an upload that `authorize` hides from its own client is no success', async () => {
+  const server = await resumableServer({ hooks: { authorize: (action) => action !== 'read' } })
+  const file = fileOf()
+  for (const number of [1, 2, 3]) expect((await server.send(file, number)).status).toBe(404)
 })
 
 it('two clients of other protocols with the same words do not meet', async () => {

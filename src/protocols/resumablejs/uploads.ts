@@ -1,7 +1,7 @@
 /** GET asks for a chunk, POST brings one; the last one that is missing makes the file. */
 import { findChunk } from '../../engine/chunk-map.ts'
-import { isNexusUploaderError, UploadClosedError, UploadLockedError } from '../../errors.ts'
-import type { UploadEngine, UploadRef, UploadSession } from '../../types.ts'
+import { isNexusUploaderError, UploadClosedError, UploadLockedError, UploadNotFoundError } from '../../errors.ts'
+import type { UploadSession } from '../../types.ts'
 import { isAllThere, sendMissing, sendProgress } from './answers.ts'
 import { type Arrival, receive } from './body.ts'
 import { callerOf, type Exchange, keyOf } from './exchange.ts'
@@ -38,15 +38,20 @@ async function finish(exchange: Exchange, { session, plan }: Stored): Promise<vo
 async function store(exchange: Exchange, arrival: Arrival): Promise<Stored> {
   const { plan } = arrival
   const session = (await uploadOfChunk(exchange, plan)) ?? (await create(exchange, arrival))
-  const takesData = session.state === 'active' && session.object === null
-  return takesData ? write(exchange, arrival, session) : repeat(exchange, arrival, session)
+  return takesData(session) ? write(exchange, arrival, session) : repeat(exchange, arrival, session)
+}
+
+function takesData({ state, object }: UploadSession): boolean {
+  return state === 'active' && object === null
 }
 
 /** Of several first chunks at the same time one creates the upload, and the others find it. */
 async function create(exchange: Exchange, { plan, partName, partType }: Arrival): Promise<UploadSession> {
   const { relativePath } = plan
-  const { session } = await exchange.engine.create({
-    ...keyOf(exchange, plan),
+  const { engine } = exchange
+  const key = keyOf(exchange, plan)
+  const { session, resumed } = await engine.create({
+    ...key,
     fileName: plan.fileName || partName || 'file',
     mimeType: plan.type || partType,
     totalSize: plan.totalSize,
@@ -54,7 +59,10 @@ async function create(exchange: Exchange, { plan, partName, partType }: Arrival)
     metadata: relativePath === undefined ? {} : { relativePath },
     recognizable: true,
   })
-  return session
+  if (resumed || plan.totalChunks === 1 || (await engine.find(key))) return session
+  // Hidden from its own client: each chunk would open another upload, and every one of them would be a success.
+  await engine.abort({ ...callerOf(exchange), uploadId: session.id }).catch(() => {})
+  throw new UploadNotFoundError()
 }
 
 async function write(exchange: Exchange, arrival: Arrival, session: UploadSession): Promise<Stored> {
@@ -66,7 +74,7 @@ async function write(exchange: Exchange, arrival: Arrival, session: UploadSessio
     return { session: written.session, plan }
   } catch (error) {
     const code = isNexusUploaderError(error) ? error.code : null
-    if (code === 'UPLOAD_CLOSED') throw await overtaken(engine, ref, error)
+    if (code === 'UPLOAD_CLOSED') return overtaken(exchange, arrival, await engine.get(ref))
     if (code !== 'CHUNK_CONFLICT') throw error
     await engine.abort(ref)
     throw changed()
@@ -74,13 +82,12 @@ async function write(exchange: Exchange, arrival: Arrival, session: UploadSessio
 }
 
 /**
- * The same chunk was on its way twice, and the other one has finished the file. What came in of this one is gone, so
- * nobody can say whether it was the same: the next try tells.
+ * The same chunk was on its way twice, and the other one has finished the file. What was read of this one is gone, so
+ * nobody can say any more whether it was the same: the next try tells.
  */
-async function overtaken(engine: UploadEngine, ref: UploadRef, cause: unknown): Promise<UploadLockedError> {
-  // Throws when the upload was aborted.
-  await engine.get(ref)
-  return new UploadLockedError({ cause })
+function overtaken(exchange: Exchange, arrival: Arrival, session: UploadSession): Promise<Stored> {
+  if (arrival.body.readableDidRead || takesData(session)) throw new UploadLockedError()
+  return repeat(exchange, arrival, session)
 }
 
 function chunkOf({ plan, body, signal }: Arrival) {
