@@ -138,8 +138,10 @@ export function createUpload(
     },
     async abort() {
       end('aborted', new UploadError('The upload was aborted.', { code: 'ABORTED' }))
-      await running
-      await transfer.remove()
+      const removed = running.then(() => transfer.remove())
+      // A new start waits until nothing of this one is left.
+      running = removed.catch(() => {})
+      await removed
     },
   }
 }

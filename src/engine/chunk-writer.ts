@@ -11,7 +11,8 @@ import { refuseDirect } from './direct-uploads.ts'
 import type { EngineParts } from './engine-options.ts'
 import { holdsBytes, isSent, keepsSums } from './part-plan.ts'
 import type { Change } from './session-updates.ts'
-import type { PositionalFile } from './staging.ts'
+import { Spill } from './spill.ts'
+import { Turns } from './waiting.ts'
 
 /** Generation 1 is for chunks that replace nothing; thrown to take another. */
 const generationTaken = new Error('generation taken')
@@ -25,6 +26,8 @@ interface Writing {
 
 export class ChunkWriter {
   readonly #parts: EngineParts
+  /** From the record to the sum: else the sum of one could stay beside the bytes of another that came at the same time. */
+  readonly #turns = new Turns()
 
   constructor(parts: EngineParts) {
     this.#parts = parts
@@ -98,7 +101,7 @@ export class ChunkWriter {
       const body = await this.#receive(writing, spill.sink)
       await spill.sync()
       if (spill.path) return await this.#commitLoose(writing, spill.path, body)
-      return await this.#commit(writing, body, { offset: range.start, loose: 0 })
+      return await this.#inTurn(writing, () => this.#commit(writing, body, { offset: range.start, loose: 0 }))
     } finally {
       await spill.close()
     }
@@ -111,15 +114,8 @@ export class ChunkWriter {
     try {
       const body = await this.#receive(writing, (buffers, position) => file.write(buffers, position))
       await file.sync()
-      const current = await this.#active(writing.session.id)
-      const existing = findChunk(current.chunks, writing.request.index)
-      if (existing && (await this.#isSame(current, existing, body, file.path))) {
-        // Its sum may have been lost with the process that stored it.
-        if (current.recognizable) {
-          await this.#parts.staging.sums.write(current.id, existing.index, body.size, body.crc)
-        }
-        return writtenOf(current, body, true)
-      }
+      const repeated = await this.#inTurn(writing, () => this.#repeated(writing, body, file.path))
+      if (repeated) return repeated
       const written = await this.#commitLoose(writing, file.path, body)
       kept = true
       return written
@@ -127,6 +123,20 @@ export class ChunkWriter {
       await file.close()
       if (!kept) await this.#parts.staging.discard(file.path)
     }
+  }
+
+  /** `null` when these are not the bytes that are there. */
+  async #repeated({ session, request }: Writing, body: ReceivedBody, path: string): Promise<ChunkWritten | null> {
+    const current = await this.#active(session.id)
+    const existing = findChunk(current.chunks, request.index)
+    if (!existing || !(await this.#isSame(current, existing, body, path))) return null
+    // Its sum may have been lost with the process that stored it.
+    if (current.recognizable) await this.#parts.staging.sums.write(current.id, existing.index, body.size, body.crc)
+    return writtenOf(current, body, true)
+  }
+
+  #inTurn<Result>({ session, request }: Writing, task: () => Promise<Result>): Promise<Result> {
+    return this.#turns.take(`${session.id} ${request.index}`, task)
   }
 
   /** The part is with the storage already: the same bytes are welcome again, others come too late. */
@@ -161,7 +171,7 @@ export class ChunkWriter {
     for (let first = writing.plan.existing === null; ; first = false) {
       const loose = await staging.nameLoose(id, from, index, first)
       try {
-        return await this.#commit(writing, body, { offset: null, loose })
+        return await this.#inTurn(writing, () => this.#commit(writing, body, { offset: null, loose }))
       } catch (error) {
         from = staging.loosePath(id, index, loose)
         if (error === generationTaken) continue
@@ -266,51 +276,6 @@ export class ChunkWriter {
       return reason
     }
     return fromFileSystemError(error)
-  }
-}
-
-/** Writes in place as long as the body fits the claimed range, and moves to a file of its own when it does not. */
-class Spill {
-  path: string | null = null
-  #temporary: (PositionalFile & { path: string }) | null = null
-  readonly #parts: EngineParts
-  readonly #session: UploadSession
-  readonly #range: ByteRange
-  readonly #target: PositionalFile
-
-  constructor(parts: EngineParts, session: UploadSession, range: ByteRange, target: PositionalFile) {
-    this.#parts = parts
-    this.#session = session
-    this.#range = range
-    this.#target = target
-  }
-
-  readonly sink: Sink = async (buffers, position) => {
-    const size = buffers.reduce((sum, buffer) => sum + buffer.length, 0)
-    if (!this.#temporary && this.#range.start + position + size > this.#range.end) await this.#move(position)
-    if (this.#temporary) await this.#temporary.write(buffers, position)
-    else await this.#target.write(buffers, this.#range.start + position)
-  }
-
-  async #move(written: number): Promise<void> {
-    const { staging } = this.#parts
-    this.#temporary = await staging.openTemporary(this.#session.id)
-    this.path = this.#temporary.path
-    let position = 0
-    for (const piece of staging.segments(this.#session.id, this.#session.partSize, this.#range.start, written)) {
-      await staging.copy(piece.path, piece.start, piece.size, this.#temporary, position)
-      position += piece.size
-    }
-  }
-
-  async sync(): Promise<void> {
-    await (this.#temporary ?? this.#target).sync()
-  }
-
-  async close(): Promise<void> {
-    await this.#target.close()
-    await this.#temporary?.close()
-    if (this.path) await this.#parts.staging.discard(this.path)
   }
 }
 

@@ -86,11 +86,7 @@ export class DirectUploads {
     if (small) {
       throw mismatch(`Part ${small.partNumber} is smaller than ${multipart.minPartSize} bytes, and it is not the last.`)
     }
-    const size = parts.reduce((sum, part) => sum + part.size, 0)
-    if (session.totalSize !== null && session.totalSize !== size) {
-      const message = `The parts have ${size} bytes, but ${session.totalSize} were declared.`
-      throw new InvalidRequestError(message, { code: 'SIZE_MISMATCH' })
-    }
+    const size = requireSize(session, parts)
     const { maxFileSize } = this.#parts.options.limits
     if (size > maxFileSize) throw new FileSizeExceededError(maxFileSize)
     return size
@@ -137,6 +133,14 @@ export function requireNamed(named: readonly NamedPart[], stored: readonly Store
   if (wrong) throw mismatch(`Part ${wrong.partNumber} is not stored as it is named. Send it again, then complete.`)
   if (named.length === stored.length && named.length > 0) return
   throw mismatch(`${stored.length} parts are stored, but ${named.length} are named. Name them all, then complete.`)
+}
+
+/** Returns the size. @throws InvalidRequestError when the upload has another one */
+export function requireSize({ totalSize }: UploadSession, stored: readonly StoredPart[]): number {
+  const size = stored.reduce((sum, part) => sum + part.size, 0)
+  if (totalSize === null || totalSize === size) return size
+  const message = `The parts have ${size} bytes, but ${totalSize} were declared.`
+  throw new InvalidRequestError(message, { code: 'SIZE_MISMATCH' })
 }
 
 function unquoted(etag: string): string {

@@ -16,7 +16,7 @@ import type { NamedPart, ObjectInfo, Span, StoredObject, StoredPart, UploadSessi
 import { parseChecksum, RunningChecksum } from './body.ts'
 import { firstUnsettled } from './chunk-map.ts'
 import { composedPieces, pinSources } from './composer.ts'
-import { requireNamed } from './direct-uploads.ts'
+import { requireNamed, requireSize } from './direct-uploads.ts'
 import type { EngineParts } from './engine-options.ts'
 import { objectInfo } from './multipart-opening.ts'
 import { partCount, partRange, usesParts } from './part-plan.ts'
@@ -188,7 +188,11 @@ export class ObjectStorer {
   /** Here it is the client who says which parts there are. */
   #joinDirect(session: UploadSession, named: readonly NamedPart[], signal: AbortSignal): Promise<string> {
     const whole = [{ partNumber: 1, size: session.totalSize ?? 0, etag: '' }]
-    return this.#join(session, whole, signal, async (listed) => requireNamed(named, listed))
+    return this.#join(session, whole, signal, async (listed) => {
+      requireNamed(named, listed)
+      // Looked at before, but perhaps for another request, which named other parts.
+      requireSize(session, listed)
+    })
   }
 
   /** `expected` tells the size of the object; `agree` throws when the storage holds other parts. */

@@ -33,3 +33,19 @@ export function follow(signal: AbortSignal | undefined, controller: AbortControl
   signal?.addEventListener('abort', onAbort, { once: true })
   return () => signal?.removeEventListener('abort', onAbort)
 }
+
+/** Lets tasks of the same key run one after the other, in this process. */
+export class Turns {
+  readonly #last = new Map<string, Promise<unknown>>()
+
+  async take<Result>(key: string, task: () => Promise<Result>): Promise<Result> {
+    const running = (this.#last.get(key) ?? Promise.resolve()).then(task)
+    const settled = running.catch(() => {})
+    this.#last.set(key, settled)
+    try {
+      return await running
+    } finally {
+      if (this.#last.get(key) === settled) this.#last.delete(key)
+    }
+  }
+}

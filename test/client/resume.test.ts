@@ -263,6 +263,26 @@ describe('abort', () => {
     expect(await stored()).toEqual([])
   })
 
+  it('and start in one breath is a new upload', async () => {
+    const { to, front, expectStored } = await stage(
+      {},
+      {
+        intervene: async ({ route }) => {
+          await pause(route === 'abort' ? 100 : 5)
+          return undefined
+        },
+      },
+    )
+    const file = data(size)
+    const upload = createUpload(fileOf(file), to)
+    upload.start().catch(() => {})
+    await until(() => upload.progress.sentBytes >= size / 2)
+    const aborted = upload.abort()
+    await expectStored(await upload.start(), file)
+    await aborted
+    expect([front.count('init'), front.count('abort')]).toEqual([2, 1])
+  })
+
   it('while init is under way leaves nothing behind either', async () => {
     const { to, front } = await stage(
       {},

@@ -1,5 +1,5 @@
 /** What arrives, from which sources, and in which form. */
-import { appendFile, writeFile } from 'node:fs/promises'
+import { appendFile, rename, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { describe, expect, it } from 'vitest'
@@ -173,6 +173,30 @@ describe('the source', () => {
     )
     const failure = await uploadFile(path, { ...to, parallel: 1 }).catch((error) => error)
     expect(failure).toMatchObject({ name: 'UploadError', code: 'SOURCE_UNREADABLE', retryable: false })
+    expect(await stored()).toEqual([])
+  })
+
+  it('fails when another file of the same time and size has its path after a failure', async () => {
+    const path = join(tempFolder(), 'build.bin')
+    const put = async (bytes: Buffer) => {
+      await writeFile(`${path}.new`, bytes)
+      await utimes(`${path}.new`, 1_700_000_000, 1_700_000_000)
+      await rename(`${path}.new`, path)
+    }
+    let refuses = true
+    const { to, stored } = await stage(
+      {},
+      {
+        intervene: ({ route, before }) =>
+          refuses && route === 'chunk' && before === 2 ? { status: 403, body: {} } : undefined,
+      },
+    )
+    await put(file)
+    const upload = createUpload(path, { ...to, parallel: 1 })
+    await expect(upload.start()).rejects.toMatchObject({ status: 403 })
+    refuses = false
+    await put(data(size, 2))
+    await expect(upload.start()).rejects.toMatchObject({ code: 'SOURCE_UNREADABLE' })
     expect(await stored()).toEqual([])
   })
 

@@ -43,6 +43,23 @@ describe('matchesChunk', () => {
     }
   })
 
+  it('knows a chunk by the bytes that stayed when several came for it at the same time', async () => {
+    const storage = new MemoryStorageAdapter({ multipart: false })
+    const { engine, client } = testEngine({ storage })
+    for (let round = 0; round < 60; round++) {
+      const file = { fileName: 'a', totalSize: 3000, chunkSize: 3000, protocol, recognizable: true }
+      const { id, key } = (await engine.create(file)).session
+      const variants = [1, 2, 3].map((seed) => bytes(3000, 10 * round + seed))
+      await Promise.all(variants.map((variant) => client.write(id, 0, variant)))
+      await client.complete(id)
+      const kept = storage.read(key) ?? Buffer.alloc(0)
+      for (const variant of variants) {
+        const body = streamOf(variant)
+        expect(await engine.matchesChunk({ uploadId: id, index: 0, protocol, body })).toBe(variant.equals(kept))
+      }
+    }
+  })
+
   it('knows a chunk by what replaced it', async () => {
     const { client, id, data, matches } = await stored(true)
     const other = bytes(10_000, 77)

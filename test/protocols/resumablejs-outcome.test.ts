@@ -155,9 +155,9 @@ describe('a completion', () => {
       objects = 0
       const last = chunkCount(file)
       for (let number = 1; number < last; number++) await server.send(file, number)
-      const early = [server.send(file, last), server.send(file, last)]
+      const early = [server.sendAgain(file, last), server.sendAgain(file, last)]
       await new Promise((resolve) => setTimeout(resolve, 150))
-      const late = [server.send(file, last), server.send(file, last)]
+      const late = [server.sendAgain(file, last), server.sendAgain(file, last)]
       const answers = await Promise.all([...early, ...late])
       expect(answers.map(({ status }) => status)).toEqual([200, 200, 200, 200])
       expect(new Set(answers.map(({ body }) => body.url)).size).toBe(1)
@@ -181,7 +181,7 @@ function halves(file: FileToSend, number: number): [Buffer, Buffer] {
 }
 
 describe('a chunk that is still coming in when the same one finishes the file', () => {
-  it('gets the result when it has come in', async () => {
+  it('is asked for again, and then gets the result', async () => {
     const server = await resumableServer({ library: 'flow' })
     const file = fileOf()
     for (const number of [1, 2]) await server.send(file, number)
@@ -192,10 +192,28 @@ describe('a chunk that is still coming in when the same one finishes the file', 
     const done = await server.send(file, 3)
     expect(done.body).toMatchObject({ complete: true })
     socket.send(rest)
-    const late = await socket.until('"complete"')
-    expect(late).toMatch(/^HTTP\/1.1 200 /)
-    expect(late).toContain(done.body.url)
+    expect(await socket.until('\r\n\r\n')).toMatch(/^HTTP\/1.1 503 /)
     socket.socket.destroy()
+    expect((await server.send(file, 3)).body).toEqual(done.body)
+  })
+})
+
+describe('a file of one chunk that is overtaken by another of its name and size', () => {
+  it('is not told of as stored', async () => {
+    const server = await resumableServer({ library: 'flow' })
+    const file = fileOf(50 * KiB)
+    const [begin, rest] = halves(file, 1)
+    const socket = await rawSocket(server.port)
+    socket.send(begin)
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    const other = await server.send(edited(file), 1)
+    expect(other.body).toMatchObject({ complete: true })
+    socket.send(rest)
+    expect(await socket.until('\r\n\r\n')).toMatch(/^HTTP\/1.1 503 /)
+    socket.socket.destroy()
+    const again = await server.send(file, 1)
+    expect(sha256(await storedAt(server, again))).toBe(sha256(file.data))
+    expect(sha256(await storedAt(server, other))).toBe(sha256(edited(file).data))
   })
 })
 
@@ -225,6 +243,39 @@ describe('a file of one chunk that is still being stored', () => {
     const [one, other] = await Promise.all([first, second])
     expect([one.body.complete, other.body.complete]).toEqual([true, true])
     expect(other.body.url).not.toBe(one.body.url)
+  })
+})
+
+describe('a file of several chunks that is still being stored', () => {
+  it('stays when it was told of while other bytes of the same name were coming in', async () => {
+    const directory = tempFolder()
+    const local = new LocalStorageAdapter({ directory })
+    const gate = new EventEmitter()
+    const storage: StorageAdapter = {
+      upload: async (...args) => {
+        const opened = once(gate, 'open')
+        gate.emit('begun')
+        await opened
+        return local.upload(...args)
+      },
+      remove: (key) => local.remove(key),
+    }
+    const server = await resumableServer({ library: 'flow', storage })
+    const file = fileOf()
+    for (const number of [1, 2]) await server.send(file, number)
+    const begun = once(gate, 'begun')
+    const first = server.send(file, 3)
+    await begun
+    const [begin, rest] = halves(edited(file), 1)
+    const socket = await rawSocket(server.port)
+    socket.send(begin)
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    gate.emit('open')
+    expect(await first).toMatchObject({ status: 200, body: { complete: true } })
+    socket.send(rest)
+    expect(await socket.until('"code"')).toContain('FILE_CHANGED')
+    socket.socket.destroy()
+    expect((await filesBelow(directory)).filter((name) => name.startsWith('uploads/'))).toHaveLength(1)
   })
 })
 
@@ -463,6 +514,12 @@ it('uploads that `onCreate` names differently each time are still one for parall
   const answers = await Promise.all([1, 2, 3].map((number) => server.send(file, number)))
   expect(new Set(answers.map(({ body }) => body.uploadId)).size).toBe(1)
   expect(answers.some(({ body }) => body.complete)).toBe(true)
+})
+
+it('an upload that `authorize` hides from its own client is no success', async () => {
+  const server = await resumableServer({ hooks: { authorize: (action) => action !== 'read' } })
+  const file = fileOf()
+  for (const number of [1, 2, 3]) expect((await server.send(file, number)).status).toBe(404)
 })
 
 it('two clients of other protocols with the same words do not meet', async () => {

@@ -5,12 +5,14 @@ import { afterEach, describe, expect, it } from 'vitest'
 import { StorageUnavailableError } from '../../src/errors.ts'
 import { type UppyS3Options, uppyS3Handler } from '../../src/protocols/uppy/handler.ts'
 import { S3StorageAdapter } from '../../src/s3.ts'
+import { MemorySessionStore } from '../../src/sessions/memory-session-store.ts'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
 import type { StorageAdapter } from '../../src/types.ts'
 import { answer } from '../support/native-client.ts'
 import { bytes, cut, sha256 } from '../support/random.ts'
 import { MIN_PART, S3Fixture } from '../support/s3-fixture.ts'
 import { clientOf, doubleTarget } from '../support/s3-target.ts'
+import { tempFolder } from '../support/temp-folder.ts'
 import {
   byHeader,
   type Part,
@@ -245,6 +247,45 @@ describe('a completion', () => {
     expect((await server.uppy.complete(upload, sent)).status).toBe(503)
     expect((await server.uppy.complete(upload, sent)).status).toBe(200)
     expect(sha256(await server.fixture.read(upload.key))).toBe(sha256(file))
+  })
+
+  it('that another server began for fewer parts is not a way around the largest size', async () => {
+    const fixture = await S3Fixture.start()
+    fixtures.push(fixture)
+    const sessions = new MemorySessionStore()
+    const shared = { sessions, maxFileSize: 2 * MIN_PART, tempDir: tempFolder() }
+    let listed = () => {}
+    let go = () => {}
+    const isListed = new Promise<void>((resolve) => {
+      listed = resolve
+    })
+    const mayGo = new Promise<void>((resolve) => {
+      go = resolve
+    })
+    const slow = fixture.adapter({ maxAttempts: 3 })
+    const list = slow.multipart.listParts.bind(slow.multipart)
+    let lists = 0
+    slow.multipart.listParts = async (...args) => {
+      if (++lists === 2) {
+        listed()
+        await mayGo
+      }
+      return list(...args)
+    }
+    const one = await uppyServer({ direct: true }, { ...shared, storage: slow })
+    const other = await uppyServer({ direct: true }, { ...shared, storage: fixture.adapter({ maxAttempts: 3 }) })
+    const upload = await one.uppy.start()
+    const sent = await sendAll(one.uppy, upload, parts.slice(0, 2))
+    const url = await one.uppy.urlOf(upload, 3)
+    const first = one.uppy.complete(upload, sent)
+    await isListed
+    const late = { PartNumber: 3, ETag: (await putBytes(url, parts[2] as Buffer)).headers.get('etag') }
+    const second = other.uppy.complete(upload, [...sent, late])
+    await wait(300)
+    go()
+    expect((await first).status).toBe(400)
+    expect(await second).toMatchObject({ status: 400, body: { code: 'SIZE_MISMATCH' } })
+    expect(await fixture.exists(upload.key)).toBe(false)
   })
 
   it('of a multipart upload that somebody else has aborted is 404: there is nothing left', async () => {

@@ -1,6 +1,8 @@
 /** Uppy's S3 plugins on the engine: the routes, what they answer, and that the file arrives whole. */
+import { EventEmitter, once } from 'node:events'
 import { readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as wait } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
 import { ProcessingError, StorageUnavailableError } from '../../src/errors.ts'
 import { uppyS3Handler } from '../../src/protocols/uppy/handler.ts'
@@ -333,8 +335,37 @@ describe('a small file', () => {
     const server = await uppyServer({}, { storage })
     const { body } = await server.uppy.params()
     expect((await postForm(body.url, body.fields, file)).status).toBe(503)
-    const again = await Promise.all([1, 2, 3].map(() => postForm(body.url, body.fields, file)))
+    // As clients do: once more after a 503.
+    const post = async (): Promise<Awaited<ReturnType<typeof postForm>>> => {
+      const posted = await postForm(body.url, body.fields, file)
+      return posted.status === 503 ? post() : posted
+    }
+    const again = await Promise.all([1, 2, 3].map(post))
     expect(again.map(({ status }) => status)).toEqual([201, 201, 201])
+  })
+
+  it('that comes again while it is being stored is told of when it is', async () => {
+    const memory = new MemoryStorageAdapter({ multipart: false })
+    const gate = new EventEmitter()
+    const storage: StorageAdapter = {
+      upload: async (...args) => {
+        const opened = once(gate, 'open')
+        gate.emit('begun')
+        await opened
+        return memory.upload(...args)
+      },
+    }
+    const server = await uppyServer({}, { storage })
+    const { body } = await server.uppy.params()
+    const begun = once(gate, 'begun')
+    const first = postForm(body.url, body.fields, file)
+    await begun
+    const [again, other] = [file, Buffer.from('other')].map((data) => postForm(body.url, body.fields, data))
+    await wait(200)
+    gate.emit('open')
+    const { text } = await first
+    expect(await again).toMatchObject({ status: 201, text })
+    expect(await other).toMatchObject({ status: 409, body: { code: 'FILE_CHANGED' } })
   })
 
   it('can be posted to the URL that stored files have, which makes the URL true that Uppy 6 makes up', async () => {

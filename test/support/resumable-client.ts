@@ -109,6 +109,13 @@ export function resumableClient(url: string, library: Library = 'resumable', met
     const target = library === 'resumable' ? withQuery(pairs) : url
     return answer(fetch(target, { ...common, headers: { ...headers }, body: form }))
   }
+  /** As clients do: once more as long as the answer is 503. */
+  const sendAgain = async (...sending: globalThis.Parameters<typeof send>): Promise<Answer> => {
+    for (;;) {
+      const sent = await send(...sending)
+      if (sent.status !== 503) return sent
+    }
+  }
   /** A run of a client that tests (default) or does not: chunk after chunk, what is there is not sent. The last answer. */
   const run = async (file: FileToSend, { tests = library !== 'dropzone', from = 1, ...sending }: Run = {}) => {
     let last: Answer | null = null
@@ -119,7 +126,7 @@ export function resumableClient(url: string, library: Library = 'resumable', met
     if (!last) throw new Error('there was no chunk')
     return last
   }
-  return { url, test, send, run }
+  return { url, test, send, sendAgain, run }
 }
 
 type ServerOptions = NonNullable<globalThis.Parameters<typeof protocolServer>[1]>

@@ -1,8 +1,7 @@
 /** GET asks for a chunk, POST brings one; the last one that is missing makes the file. */
 import { findChunk } from '../../engine/chunk-map.ts'
-import { isNexusUploaderError, UploadClosedError } from '../../errors.ts'
+import { isNexusUploaderError, UploadClosedError, UploadLockedError, UploadNotFoundError } from '../../errors.ts'
 import type { UploadSession } from '../../types.ts'
-import { closeAfterAnswer, drain } from '../http.ts'
 import { isAllThere, sendMissing, sendProgress } from './answers.ts'
 import { type Arrival, receive } from './body.ts'
 import { callerOf, type Exchange, keyOf } from './exchange.ts'
@@ -25,15 +24,8 @@ interface Stored {
 }
 
 export async function upload(exchange: Exchange): Promise<void> {
-  const { request, response, engine } = exchange
-  try {
-    const stored = await receive(exchange, (arrival) => store(exchange, arrival))
-    await finish(exchange, stored)
-  } catch (error) {
-    if (!(error instanceof Overtaken)) throw error
-    if (!(await drain(request, 2 * engine.limits.maxChunkSize))) closeAfterAnswer(request, response)
-    await finish(exchange, error.stored)
-  }
+  const stored = await receive(exchange, (arrival) => store(exchange, arrival))
+  await finish(exchange, stored)
 }
 
 async function finish(exchange: Exchange, { session, plan }: Stored): Promise<void> {
@@ -46,15 +38,20 @@ async function finish(exchange: Exchange, { session, plan }: Stored): Promise<vo
 async function store(exchange: Exchange, arrival: Arrival): Promise<Stored> {
   const { plan } = arrival
   const session = (await uploadOfChunk(exchange, plan)) ?? (await create(exchange, arrival))
-  const takesData = session.state === 'active' && session.object === null
-  return takesData ? write(exchange, arrival, session) : repeat(exchange, arrival, session)
+  return takesData(session) ? write(exchange, arrival, session) : repeat(exchange, arrival, session)
+}
+
+function takesData({ state, object }: UploadSession): boolean {
+  return state === 'active' && object === null
 }
 
 /** Of several first chunks at the same time one creates the upload, and the others find it. */
 async function create(exchange: Exchange, { plan, partName, partType }: Arrival): Promise<UploadSession> {
   const { relativePath } = plan
-  const { session } = await exchange.engine.create({
-    ...keyOf(exchange, plan),
+  const { engine } = exchange
+  const key = keyOf(exchange, plan)
+  const { session, resumed } = await engine.create({
+    ...key,
     fileName: plan.fileName || partName || 'file',
     mimeType: plan.type || partType,
     totalSize: plan.totalSize,
@@ -62,7 +59,10 @@ async function create(exchange: Exchange, { plan, partName, partType }: Arrival)
     metadata: relativePath === undefined ? {} : { relativePath },
     recognizable: true,
   })
-  return session
+  if (resumed || plan.totalChunks === 1 || (await engine.find(key))) return session
+  // Hidden from its own client: each chunk would open another upload, and every one of them would be a success.
+  await engine.abort({ ...callerOf(exchange), uploadId: session.id }).catch(() => {})
+  throw new UploadNotFoundError()
 }
 
 async function write(exchange: Exchange, arrival: Arrival, session: UploadSession): Promise<Stored> {
@@ -74,21 +74,20 @@ async function write(exchange: Exchange, arrival: Arrival, session: UploadSessio
     return { session: written.session, plan }
   } catch (error) {
     const code = isNexusUploaderError(error) ? error.code : null
-    if (code === 'UPLOAD_CLOSED') throw new Overtaken({ session: await engine.get(ref), plan })
+    if (code === 'UPLOAD_CLOSED') return overtaken(exchange, arrival, await engine.get(ref))
     if (code !== 'CHUNK_CONFLICT') throw error
     await engine.abort(ref)
     throw changed()
   }
 }
 
-/** The same chunk was on its way twice, and the other one has finished the file. The rest of this one is of no use. */
-class Overtaken extends Error {
-  readonly stored: Stored
-
-  constructor(stored: Stored) {
-    super('overtaken')
-    this.stored = stored
-  }
+/**
+ * The same chunk was on its way twice, and the other one has finished the file. What was read of this one is gone, so
+ * nobody can say any more whether it was the same: the next try tells.
+ */
+function overtaken(exchange: Exchange, arrival: Arrival, session: UploadSession): Promise<Stored> {
+  if (arrival.body.readableDidRead || takesData(session)) throw new UploadLockedError()
+  return repeat(exchange, arrival, session)
 }
 
 function chunkOf({ plan, body, signal }: Arrival) {
@@ -107,7 +106,9 @@ async function repeat(exchange: Exchange, arrival: Arrival, session: UploadSessi
   const ref = { ...callerOf(exchange), uploadId: session.id }
   if (plan.totalChunks === 1) return repeatWhole(exchange, arrival, session)
   if (await engine.matchesChunk({ ...ref, ...chunkOf(arrival) })) return { session, plan }
-  await engine.abort({ ...ref, completed: session.state === 'completed' ? 'forget' : 'remove' })
+  // As it is now: while the chunk came in, the file may have been told of as stored, and then it stays.
+  const { state } = await engine.get(ref)
+  await engine.abort({ ...ref, completed: state === 'active' ? 'remove' : 'forget' })
   throw changed()
 }
 

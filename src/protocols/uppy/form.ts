@@ -1,5 +1,12 @@
 /** Files in one request: where to post the form, and the form itself. Empty files always come like this. */
-import { FileSizeExceededError, InvalidRequestError, UploadClosedError, UploadNotFoundError } from '../../errors.ts'
+import {
+  FileSizeExceededError,
+  InvalidRequestError,
+  isNexusUploaderError,
+  UploadClosedError,
+  UploadLockedError,
+  UploadNotFoundError,
+} from '../../errors.ts'
 import type { StoredObject, UploadEngine, UploadSession, WriteChunk } from '../../types.ts'
 import { readForm } from '../chunk-body.ts'
 import { contentLength, mediaType, refuseConsumed, refuseEncoding, sendJson, textField } from '../http.ts'
@@ -59,8 +66,9 @@ export async function postForm(exchange: Exchange): Promise<void> {
       const session = await engine.get(ref)
       if (session.key !== textField(fields, 'key', 4096)) throw new UploadNotFoundError()
       const signal = AbortSignal.any([exchange.signal, stop])
-      if (session.object) return { ref, etag: await repeated(engine, session.object, { ...ref, body: stream, signal }) }
-      const written = await engine.writeChunk({ ...ref, index: 0, body: stream, maxSize, signal })
+      const object = session.state === 'completing' ? await engine.complete(ref) : session.object
+      if (object) return { ref, etag: await repeated(engine, object, { ...ref, body: stream, signal }) }
+      const written = await engine.writeChunk({ ...ref, index: 0, body: stream, maxSize, signal }).catch(overtaken)
       return { ref, etag: etagOf({ size: written.size, crc32: written.crc32 ?? null }) }
     },
     formFields,
@@ -86,6 +94,11 @@ async function repeated(
   if (isSame) return etagOf({ size })
   const message = 'The form has brought another file already. Ask for a new one.'
   throw new UploadClosedError(message, { code: 'FILE_CHANGED' })
+}
+
+/** The same form has come twice at a time, and the other is being stored: the next try will tell whether it was this file. */
+function overtaken(error: unknown): never {
+  throw isNexusUploaderError(error) && error.code === 'UPLOAD_CLOSED' ? new UploadLockedError({ cause: error }) : error
 }
 
 async function isEmpty(engine: UploadEngine, { body, signal }: Omit<WriteChunk, 'index'>): Promise<boolean> {
