@@ -59,7 +59,7 @@ function testClient({ page, resumes, patience, refusedType, look }: Client): voi
   const more = patience === null ? '' : ` (it ${patience})`
   it(`a file arrives although the server is killed half way${more}`, async () => {
     const site = await Site.start('local disk')
-    const tab = await Tab.open(site, page, { patient: patience !== null, oneByOne: true })
+    const tab = await Tab.open(site, page, { patient: patience !== null, few: true })
     const file = sample(size)
     site.line.speed = slow
     await tab.choose(file.path)
@@ -77,7 +77,7 @@ function testClient({ page, resumes, patience, refusedType, look }: Client): voi
   const afterReload = resumes ? 'only the rest is sent' : 'the file is sent anew, and nothing of the first try stays'
   it(`after a reload half way ${afterReload}`, async () => {
     const site = await Site.start('local disk')
-    const tab = await Tab.open(site, page, { oneByOne: true })
+    const tab = await Tab.open(site, page, { few: true })
     const file = sample(size)
     site.line.speed = slow
     await tab.choose(file.path)
@@ -96,7 +96,7 @@ function testClient({ page, resumes, patience, refusedType, look }: Client): voi
     ['type', { allowedMimeTypes: ['image/png'] }, refusedType],
   ])('a file of a refused %s is refused once, in words', async (_what, config, words) => {
     const site = await Site.start('local disk', { config })
-    const tab = await Tab.open(site, page, { oneByOne: true })
+    const tab = await Tab.open(site, page, { few: true })
     await tab.choose(sample(6 * MiB).path)
     const { error } = await tab.outcome()
     expect(error).toMatch(words)

@@ -6,8 +6,8 @@ export interface Settings {
   readonly server: string
   /** With what the documents recommend for outages, where the library's defaults give up early. */
   readonly patient: boolean
-  /** One part at a time where a library sends several big ones: a break costs what it has sent of each. */
-  readonly oneByOne: boolean
+  /** Few parts or chunks at a time where a library sends many big ones: a break costs what it has sent of each. */
+  readonly few: boolean
 }
 
 export interface Report {
@@ -28,7 +28,7 @@ export function page(start: (settings: Settings, report: Report) => (file: File)
   const settings = {
     server: query.get('server') ?? location.origin,
     patient: query.has('patient'),
-    oneByOne: query.has('oneByOne'),
+    few: query.has('few'),
   }
   const state: State = { percent: 0, url: null, error: null }
   window.state = state

@@ -42,8 +42,8 @@ export interface TabOptions {
   crossOrigin?: boolean
   /** With the options that the documents recommend for outages. */
   patient?: boolean
-  /** With one part at a time. */
-  oneByOne?: boolean
+  /** With few parts or chunks at a time. */
+  few?: boolean
 }
 
 export class Tab {
@@ -61,7 +61,7 @@ export class Tab {
   static async open(
     site: Site,
     name: string,
-    { user, crossOrigin = false, patient = false, oneByOne = false }: TabOptions = {},
+    { user, crossOrigin = false, patient = false, few = false }: TabOptions = {},
   ): Promise<Tab> {
     const context = await (await launchBrowser()).newContext()
     contexts.push(context)
@@ -70,7 +70,7 @@ export class Tab {
     const query = new URLSearchParams({
       ...(crossOrigin && { server: site.origin }),
       ...(patient && { patient: '' }),
-      ...(oneByOne && { oneByOne: '' }),
+      ...(few && { few: '' }),
     })
     const url = `${crossOrigin ? site.otherOrigin : site.origin}/pages/${name}?${query}`
     await page.goto(url)

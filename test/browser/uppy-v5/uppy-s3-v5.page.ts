@@ -11,7 +11,7 @@ page((settings, report) => {
   const options: object = {
     endpoint: `${settings.server}/companion`,
     shouldUseMultipart: ({ size }: { size: number | null }) => (size ?? 0) > partSize,
-    ...(settings.oneByOne && { limit: 1 }),
+    ...(settings.few && { limit: 1 }),
   }
   uppy.use(AwsS3 as never, options as never)
   return connectRetriever(uppy as never, report, settings)
