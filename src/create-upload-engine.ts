@@ -45,6 +45,8 @@ export interface UploadEngineOptions {
   maxSessionsPerOwner?: number
   /** Most bytes in `tempDir`, over all uploads. Default: no limit. */
   maxTempBytes?: number
+  /** New bodies are refused while the disk of `tempDir` has less than this free, bytes. Default 16 MiB. */
+  minFreeBytes?: number
   /** Longest time without a byte of a body, ms. Default 30 000. */
   bodyIdleTimeout?: number
   /** Longest storage call of a completion, and longest `onComplete`, ms. Default 10 minutes. */
@@ -101,6 +103,7 @@ function limitsOf(options: UploadEngineOptions): UploadLimits {
     maxSessions: count('maxSessions', options.maxSessions, 10_000),
     maxSessionsPerOwner: count('maxSessionsPerOwner', options.maxSessionsPerOwner, Number.POSITIVE_INFINITY),
     maxTempBytes,
+    minFreeBytes: options.minFreeBytes === 0 ? 0 : count('minFreeBytes', options.minFreeBytes, 16 * MiB),
     bodyIdleTimeout: duration('bodyIdleTimeout', options.bodyIdleTimeout, 30_000),
     allowedMimeTypes: Object.freeze([...(options.allowedMimeTypes ?? [])]),
   })

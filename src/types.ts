@@ -69,6 +69,8 @@ export interface UploadLimits {
   readonly maxSessionsPerOwner: number
   /** Most bytes in `tempDir`, over all uploads. */
   readonly maxTempBytes: number
+  /** New bodies are refused while the disk of `tempDir` has less than this free, bytes. */
+  readonly minFreeBytes: number
   /** Longest time without a byte of a body, ms. */
   readonly bodyIdleTimeout: number
   /** Media types that are accepted (`image/*`, `video/mp4`); empty: all. */

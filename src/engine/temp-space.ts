@@ -1,26 +1,34 @@
-/** Keeps the bytes in `tempDir` under `maxTempBytes`. */
+/** Keeps the bytes in `tempDir` under `maxTempBytes`, and `minFreeBytes` of its disk free. */
 import { InsufficientStorageError } from '../errors.ts'
+import type { UploadLimits } from '../types.ts'
 import type { Staging } from './staging.ts'
 
 /** A count may be this old, ms; what was let in since then is added to it. */
 const countLifetime = 2_000
+/** What the disk has left is asked for no more often than this, ms. */
+const lookEvery = 500
 
 export class TempSpace {
   readonly #staging: Staging
   readonly #maxBytes: number
+  readonly #minFree: number
+  #free = Number.POSITIVE_INFINITY
+  #lookedAt = Number.NEGATIVE_INFINITY
   #counted = 0
   #countedAt = Number.NEGATIVE_INFINITY
   #counting: Promise<void> | null = null
   #sinceCount = 0
   #reserved = 0
 
-  constructor(staging: Staging, maxBytes: number) {
+  constructor(staging: Staging, { maxTempBytes, minFreeBytes }: UploadLimits) {
     this.#staging = staging
-    this.#maxBytes = maxBytes
+    this.#maxBytes = maxTempBytes
+    this.#minFree = minFreeBytes
   }
 
   /** Reserves room for a body. @throws InsufficientStorageError before the disk is full */
   async reserve(bytes: number): Promise<() => void> {
+    if (this.#minFree > 0 && (await this.#freeBytes()) < this.#minFree) throw new InsufficientStorageError()
     if (this.#maxBytes === Number.POSITIVE_INFINITY) return () => {}
     if (Date.now() - this.#countedAt > countLifetime || !this.#fits(bytes)) await this.#count()
     if (!this.#fits(bytes)) throw new InsufficientStorageError({ details: { limit: this.#maxBytes } })
@@ -32,6 +40,14 @@ export class TempSpace {
       this.#reserved -= bytes
       this.#sinceCount += bytes
     }
+  }
+
+  async #freeBytes(): Promise<number> {
+    if (Date.now() - this.#lookedAt <= lookEvery) return this.#free
+    this.#lookedAt = Date.now()
+    // A file system that does not tell is found out to be full by writing.
+    this.#free = await this.#staging.freeBytes().catch(() => Number.POSITIVE_INFINITY)
+    return this.#free
   }
 
   #fits(bytes: number): boolean {

@@ -89,7 +89,7 @@ export class Engine implements UploadEngine {
       sessions: new SessionUpdates(options.sessions),
       staging,
       claims: new Claims((uploadId) => staging.claimsOf(uploadId)),
-      space: new TempSpace(staging, options.limits.maxTempBytes),
+      space: new TempSpace(staging, options.limits),
       events: this.events,
       clock: options.clock,
       closing: this.#cut.signal,

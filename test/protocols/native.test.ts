@@ -237,6 +237,32 @@ describe('limits', () => {
   })
 })
 
+describe('a disk that is nearly full', () => {
+  it('takes no new body, loses nothing, and can still complete and abort', async () => {
+    const tempDir = tempFolder()
+    const before = await testServer({ tempDir })
+    const [whole, part] = [await nativeClient(before.url).start(5), await nativeClient(before.url).start(10)]
+    for (const id of [whole, part]) expect((await nativeClient(before.url).raw(id, 0, bytes(5))).status).toBe(200)
+    await before.close()
+    const { url } = await testServer({ tempDir, minFreeBytes: Number.MAX_SAFE_INTEGER })
+    const client = nativeClient(url)
+    const refused = await client.raw(part, 1, bytes(5))
+    expect([refused.status, refused.body.code]).toEqual([507, 'INSUFFICIENT_STORAGE'])
+    expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(0)
+    expect((await client.chunk(part, 1, bytes(5))).status).toBe(507)
+    expect((await client.progress(part)).body.received).toEqual([[0, 0]])
+    expect((await client.complete(whole)).status).toBe(200)
+    expect((await client.abort(part)).status).toBe(204)
+  })
+
+  it('takes bodies when nothing has to be kept free', async () => {
+    const { url } = await testServer({ minFreeBytes: 0 })
+    const client = nativeClient(url)
+    const id = await client.start(5)
+    expect((await client.raw(id, 0, bytes(5))).status).toBe(200)
+  })
+})
+
 describe('an upload of somebody else', () => {
   it('is not there, on any route, exactly like one that never was', async () => {
     const { url } = await testServer({ owner: async (req) => req.headers['x-user']?.toString() ?? null })
