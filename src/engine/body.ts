@@ -24,6 +24,8 @@ const batchSize = 512 * 1024
  * body or so with a small heap. With half of each buffer's size as young memory beside it, a cheap scavenge comes first.
  */
 export let youngWeight: readonly unknown[] = []
+/** Sockets bring no larger buffers; one that was made in memory is not copied into the heap by half. */
+const largestFromSocket = 64 * 1024
 
 /** Takes the bytes at this position of the body. The buffers are its own until the promise settles. */
 export type Sink = (buffers: Buffer[], position: number) => Promise<void>
@@ -165,7 +167,7 @@ export function receiveBody(source: Readable, sink: Sink, options: BodyOptions):
       pump()
     }
     const onData = (data: Buffer) => {
-      youngWeight = new Array(data.length >> 4)
+      youngWeight = new Array(Math.min(data.length, largestFromSocket) >> 4)
       received += data.length
       if (received > options.maxSize) return fail(options.tooLarge())
       timer?.refresh()

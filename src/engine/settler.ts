@@ -31,7 +31,10 @@ export class Settler {
     }
   }
 
-  /** Settles everything, for a completion: asks writers of this process to stop; waits up to `patience` ms for writers of other processes. */
+  /**
+   * Settles everything, for a completion: asks writers of this process to stop, and waits up to `patience` ms for those of
+   * other processes.
+   */
   async settleAll(uploadId: string, patience: number, signal: AbortSignal): Promise<UploadSession> {
     const deadline = this.#parts.clock() + patience
     for (;;) {

@@ -12,7 +12,7 @@ export class TempSpace {
   readonly #staging: Staging
   readonly #maxBytes: number
   readonly #minFree: number
-  #free = Number.POSITIVE_INFINITY
+  #free = Promise.resolve(Number.POSITIVE_INFINITY)
   #lookedAt = Number.NEGATIVE_INFINITY
   #counted = 0
   #countedAt = Number.NEGATIVE_INFINITY
@@ -42,11 +42,11 @@ export class TempSpace {
     }
   }
 
-  async #freeBytes(): Promise<number> {
+  #freeBytes(): Promise<number> {
     if (Date.now() - this.#lookedAt <= lookEvery) return this.#free
     this.#lookedAt = Date.now()
     // A file system that does not tell is found out to be full by writing.
-    this.#free = await this.#staging.freeBytes().catch(() => Number.POSITIVE_INFINITY)
+    this.#free = this.#staging.freeBytes().catch(() => Number.POSITIVE_INFINITY)
     return this.#free
   }
 

@@ -250,6 +250,8 @@ describe('a disk that is nearly full', () => {
     expect([refused.status, refused.body.code]).toEqual([507, 'INSUFFICIENT_STORAGE'])
     expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(0)
     expect((await client.chunk(part, 1, bytes(5))).status).toBe(507)
+    const atOnce = await Promise.all([1, 2, 3].map((index) => client.raw(part, index, bytes(1))))
+    expect(atOnce.map(({ status }) => status)).toEqual([507, 507, 507])
     expect((await client.progress(part)).body.received).toEqual([[0, 0]])
     expect((await client.complete(whole)).status).toBe(200)
     expect((await client.abort(part)).status).toBe(204)
