@@ -57,6 +57,7 @@ export class ChunkWriter {
     const { session, plan } = writing
     const { claims } = this.#parts
     const range = plan.inPlace
+    if (session.chunks.length === 0) await this.#parts.staging.createFolder(session.id)
     const claim = range && (await this.#inFolder(session.id, () => claims.claim(session.id, range, onYield)))
     if (range && claim) {
       try {
@@ -77,7 +78,7 @@ export class ChunkWriter {
     }
   }
 
-  /** The first chunk of an upload makes its folder. */
+  /** The folder is made with the first chunk; for later ones only when it has been lost, which `openParts` finds out. */
   async #inFolder<Result>(uploadId: string, claim: () => Promise<Result>): Promise<Result> {
     try {
       return await claim()

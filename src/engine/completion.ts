@@ -175,26 +175,28 @@ export class Completion {
   async #finish(won: UploadSession, by: string, signal: AbortSignal, request: CompleteUpload): Promise<StoredObject> {
     const checksum = request.checksum ?? won.checksum
     const stored = won.object ?? (await this.#storer.store(won, checksum, request.parts ?? [], signal))
-    const recorded = await this.#record(won, by, stored)
-    const object = recorded.object ?? stored
-    await this.#tellHook(recorded, object, by, request.context)
-    const completed = await this.#swap(won.id, by, (current) => ({
+    const end: Change = (current) => ({
       ...current,
       state: 'completed',
       open: false,
       completing: null,
       updatedAt: this.#parts.clock(),
       expiresAt: this.#parts.clock() + this.#parts.options.completedTtl,
-    }))
+    })
+    const told = this.#parts.options.hooks.onComplete !== undefined
+    const recorded = await this.#record(won, by, stored, told ? (current) => current : end)
+    const object = recorded.object ?? stored
+    if (told) await this.#tellHook(recorded, object, by, request.context)
+    const completed = told ? await this.#swap(won.id, by, end) : recorded
     await this.#cleanUp(completed)
     this.#parts.emit('completed', { session: completed, object })
     return object
   }
 
   /** An upload that was aborted meanwhile has nobody left who would remove its object. */
-  async #record(won: UploadSession, by: string, stored: StoredObject): Promise<UploadSession> {
+  async #record(won: UploadSession, by: string, stored: StoredObject, more: Change): Promise<UploadSession> {
     try {
-      return await this.#swap(won.id, by, (current) => ({ ...current, object: current.object ?? stored }))
+      return await this.#swap(won.id, by, (current) => more({ ...current, object: current.object ?? stored }))
     } catch (error) {
       const current = await this.#parts.sessions.get(won.id)
       const hasEnded = current?.state === 'aborted' || current?.state === 'expired'

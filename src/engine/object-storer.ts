@@ -21,6 +21,7 @@ import type { EngineParts } from './engine-options.ts'
 import { objectInfo } from './multipart-opening.ts'
 import { partCount, partRange, usesParts } from './part-plan.ts'
 import type { PartSender } from './part-sender.ts'
+import { hasCode } from './processes.ts'
 import { addToSpans, countSpans } from './ranges.ts'
 import type { Settler } from './settler.ts'
 import type { FilePiece } from './staged-files.ts'
@@ -52,7 +53,7 @@ export class ObjectStorer {
     signal: AbortSignal,
   ): Promise<StoredObject> {
     try {
-      const session = await this.#settler.settleAll(won.id, patience, signal)
+      const session = firstUnsettled(won) ? await this.#settler.settleAll(won.id, patience, signal) : won
       // Somebody in another process holds on to bytes of the staging; until they let go nothing can be promised.
       if (firstUnsettled(session)) throw new UploadLockedError()
       const url = session.sources
@@ -75,13 +76,19 @@ export class ObjectStorer {
     const { storage } = options
     const size = session.totalSize ?? 0
     const path = staging.partPath(session.id, 1)
-    await staging.createFolder(session.id)
     // Opened when files had to be smaller than they may be now.
     if (size > session.partSize) {
       return this.#storePieces(session, staging.segments(session.id, session.partSize, 0, size), checksum, signal)
     }
     // All of it, also behind the end: a late writer's open descriptor would go on writing into the published file.
-    const claim = await claims.insist(session.id, { start: 0, end: Number.MAX_SAFE_INTEGER }, patience, signal)
+    const range = { start: 0, end: Number.MAX_SAFE_INTEGER }
+    const insist = () => claims.insist(session.id, range, patience, signal)
+    // An empty file has no folder yet, one that was given away before a crash has none any more.
+    const claim = await insist().catch(async (error) => {
+      if (!hasCode(error, 'ENOENT')) throw error
+      await staging.createFolder(session.id)
+      return insist()
+    })
     if (!claim) throw new UploadLockedError()
     try {
       if (size === 0 && !session.handedOver) await staging.ensureEmpty(path)

@@ -9,7 +9,19 @@
  */
 import { randomBytes } from 'node:crypto'
 import { createReadStream, constants as flags } from 'node:fs'
-import { type FileHandle, link, lstat, mkdir, open, readdir, stat, statfs, truncate, unlink } from 'node:fs/promises'
+import {
+  type FileHandle,
+  link,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  rmdir,
+  stat,
+  statfs,
+  truncate,
+  unlink,
+} from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import fs from 'fs-extra'
@@ -278,9 +290,14 @@ export class Staging {
     return removeOthers(this.folderOf(uploadId), sums)
   }
 
-  /** Removes everything of an upload. */
+  /** Removes everything of an upload: mostly its parts have left already. */
   async remove(uploadId: string): Promise<void> {
-    await fs.remove(this.folderOf(uploadId))
+    try {
+      await rmdir(this.claimsOf(uploadId))
+      await rmdir(this.folderOf(uploadId))
+    } catch {
+      await fs.remove(this.folderOf(uploadId))
+    }
   }
 
   /** Ids and ages (ms since the last change) of the uploads that have a folder. */
