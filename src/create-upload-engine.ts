@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { Engine } from './engine/upload-engine.ts'
+import { TracedEngine } from './engine/traced-engine.ts'
 import { MemoryLocker } from './locks/memory-locker.ts'
 import { FileSessionStore } from './sessions/file-session-store.ts'
 import type {
@@ -77,7 +77,7 @@ export function createUploadEngine(options: UploadEngineOptions): UploadEngine {
   const durability = options.durability ?? 'process'
   if (durability !== 'process' && durability !== 'power') throw wrong('durability', durability, "'process' or 'power'")
   const cleanupInterval = duration('cleanupInterval', options.cleanupInterval, hour)
-  return new Engine({
+  return new TracedEngine({
     storage,
     tempDir,
     durability,

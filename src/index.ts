@@ -1,4 +1,5 @@
 export { createUploadEngine, type UploadEngineOptions } from './create-upload-engine.ts'
+export type { TracedCall } from './engine/traced-engine.ts'
 export {
   BodyIncompleteError,
   BodyTimeoutError,

@@ -145,6 +145,33 @@ describe('examples/custom-adapter.ts', () => {
   })
 })
 
+describe('examples/metrics.ts', () => {
+  it('counts for Prometheus what its clients have seen, and prints a span for every call', async () => {
+    const { child, url, client } = await startExample('metrics', { UPLOAD_DIR: tempFolder() })
+    let spans = ''
+    child.stdout.on('data', (text) => {
+      spans += text
+    })
+    const data = bytes(2 * MiB + 1)
+    await upload(client, data, MiB, 'a.bin')
+    const open = await client.start(10)
+    expect((await client.chunk(open, 0, bytes(4))).status).toBe(200)
+    expect((await client.chunk(open, 0, bytes(4))).status).toBe(200)
+    expect((await client.complete(open)).status).toBe(409)
+    const metrics = await (await fetch(`${url}/metrics`)).text()
+    expect(metrics).toContain('uploads_total{event="created"} 2\n')
+    expect(metrics).toContain('uploads_total{event="completed"} 1\n')
+    expect(metrics).toContain(`upload_bytes_total ${data.length + 4}\n`)
+    expect(metrics).toContain('upload_chunks_total{duplicate="false"} 4\n')
+    expect(metrics).toContain('upload_chunks_total{duplicate="true"} 1\n')
+    expect(metrics).toContain('upload_call_seconds_count{verb="writeChunk",outcome="ok"} 5\n')
+    expect(metrics).toContain('upload_call_seconds_count{verb="complete",outcome="error"} 1\n')
+    await vi.waitFor(() => expect(spans.match(/name: 'upload complete'/g)).toHaveLength(2), { timeout: 10_000 })
+    expect(spans).toContain(`uploadId: '${open}'`)
+    expect(spans).toContain('4 of 10 bytes have arrived')
+  })
+})
+
 describe('examples/tus.ts and examples/ietf.ts', () => {
   it('take a file from tus-js-client', async () => {
     const directory = tempFolder()

@@ -20,7 +20,7 @@ export const mutants: readonly Mutant[] = [
     file: 'src/engine/session-updates.ts',
     find: 'if (!(await this.#store.replace(stored, current.version).catch(asUnavailable))) {',
     replace: 'if (!(await Promise.race([this.#store.replace(stored, current.version).catch(() => true), true]))) {',
-    tests: ['test/engine/chunks.test.ts', 'test/faults/crash.test.ts', 'test/engine/interleavings.test.ts'],
+    tests: ['test/engine/session-updates.test.ts'],
   },
   {
     name: 'drop fsync of the staged bytes',
@@ -230,7 +230,7 @@ export const mutants: readonly Mutant[] = [
     file: 'src/engine/upload-engine.ts',
     find: "    // A body that fails while we are still looking must not be an unhandled error.\n    request.body.on('error', () => {})",
     replace: '',
-    tests: ['test/engine/chunks.test.ts', 'test/protocols/body-listeners.test.ts'],
+    tests: ['test/engine/robustness.test.ts'],
   },
   {
     name: 'a listener of the app that throws breaks the request',
@@ -238,7 +238,7 @@ export const mutants: readonly Mutant[] = [
     file: 'src/engine/upload-engine.ts',
     find: "if (name !== 'warning')\n",
     replace: "if (name !== 'warning') throw error\n      if (name !== 'warning')\n",
-    tests: ['test/engine/completion.test.ts', 'test/engine/chunks.test.ts'],
+    tests: ['test/engine/robustness.test.ts'],
   },
   {
     name: 'a full disk is asked for nothing',
