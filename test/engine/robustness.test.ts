@@ -1,7 +1,9 @@
 /** What the app or a line does at a bad moment stays with them. */
 import { PassThrough } from 'node:stream'
-import { afterEach, beforeEach, expect, it } from 'vitest'
+import { afterEach, beforeEach, expect, it, vi } from 'vitest'
 import { MemorySessionStore } from '../../src/sessions/memory-session-store.ts'
+import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
+import type { SessionRecord } from '../../src/types.ts'
 import { testEngine } from '../support/engine.ts'
 import { bytes } from '../support/random.ts'
 
@@ -66,4 +68,54 @@ it('a listener of the app that throws is a warning, and the chunk is acknowledge
   await expect(client.complete(id)).resolves.toMatchObject({ size: 3 })
   expect(warnings).toEqual(['LISTENER_FAILED', 'LISTENER_FAILED', 'LISTENER_FAILED'])
   expect(uncaught).toEqual([])
+})
+
+it('a body that ends without its end does not count, whatever size it was to have', async () => {
+  const { engine, client } = testEngine()
+  const uploadId = await client.create(10)
+  const body = new PassThrough()
+  const writing = engine.writeChunk({ uploadId, protocol: 'native', index: 0, body })
+  body.write(bytes(4))
+  await soon()
+  // As a socket is that was closed from the other side: no error, no end.
+  body.destroy()
+  await expect(writing).rejects.toMatchObject({ status: 400 })
+  expect((await client.get(uploadId)).chunks).toEqual([])
+})
+
+it('parts are not joined while the storage holds others than were sent', async () => {
+  const storage = new MemoryStorageAdapter({ multipart: { minPartSize: 100, partSize: 100 } })
+  const { client } = testEngine({ storage })
+  const uploadId = await client.create(300)
+  const multipart = storage.multipart as NonNullable<typeof storage.multipart>
+  const listParts = multipart.listParts.bind(multipart)
+  multipart.listParts = async (ref) => (await listParts(ref))?.slice(0, 2) ?? null
+  const complete = vi.spyOn(multipart, 'complete')
+  for (let index = 0; index < 3; index++) await client.write(uploadId, index, bytes(100, index))
+  await expect(client.complete(uploadId)).rejects.toMatchObject({ status: expect.any(Number) })
+  expect(complete).not.toHaveBeenCalled()
+})
+
+it('after close() every call is refused with 503, and a client may come back', async () => {
+  const { engine, client } = testEngine()
+  const uploadId = await client.create(10)
+  await engine.close()
+  const closing = { status: 503, code: 'CLOSING', retryable: true }
+  await expect(client.create(10)).rejects.toMatchObject(closing)
+  await expect(client.write(uploadId, 0, bytes(10))).rejects.toMatchObject(closing)
+  await expect(client.complete(uploadId)).rejects.toMatchObject(closing)
+})
+
+it('a record of a newer release in any store is 503 and stays as it is', async () => {
+  const sessions = new MemorySessionStore()
+  const { client } = testEngine({ sessions })
+  const uploadId = await client.create(10)
+  const record = (await sessions.get(uploadId)) as SessionRecord
+  const newer = { ...record, version: record.version + 1, format: 2 } as unknown as SessionRecord
+  await sessions.replace(newer, record.version)
+  const refused = { status: 503, code: 'STATE_NEWER' }
+  await expect(client.get(uploadId)).rejects.toMatchObject(refused)
+  await expect(client.write(uploadId, 0, bytes(10))).rejects.toMatchObject(refused)
+  await expect(client.complete(uploadId)).rejects.toMatchObject(refused)
+  expect(await sessions.get(uploadId)).toEqual(newer)
 })

@@ -52,7 +52,7 @@ export const mutants: readonly Mutant[] = [
     file: 'src/engine/body.ts',
     find: 'if (!ended) breakOff(new BodyIncompleteError())',
     replace: 'onEnd()',
-    tests: ['test/engine/chunks.test.ts', 'test/protocols/hostile-input.test.ts'],
+    tests: ['test/engine/robustness.test.ts'],
   },
   {
     name: 'bytes behind a torn write count',
@@ -84,7 +84,7 @@ export const mutants: readonly Mutant[] = [
     file: 'src/engine/object-storer.ts',
     find: 'if (!agrees || listed.length !== expected.length) throw await this.#disagreement(session, expected, listed)',
     replace: 'void agrees',
-    tests: ['test/engine/completion.test.ts', 'test/interop/s3-uploads.test.ts'],
+    tests: ['test/engine/robustness.test.ts'],
   },
   {
     name: 'a fresh key for every try to complete',
@@ -150,7 +150,7 @@ export const mutants: readonly Mutant[] = [
     file: 'src/storage/s3-multipart.ts',
     find: 'if (!page.IsTruncated) return parts.sort((a, b) => a.partNumber - b.partNumber)',
     replace: 'return parts.sort((a, b) => a.partNumber - b.partNumber)',
-    tests: ['test/conformance/s3-contract-multipart.test.ts', 'test/conformance/s3-storage.test.ts'],
+    tests: ['test/conformance/s3-storage.test.ts', 'test/faults/s3-faults.sweep.ts'],
   },
   {
     name: 'age by createdAt',
@@ -174,7 +174,7 @@ export const mutants: readonly Mutant[] = [
     file: 'src/storage/s3-multipart.ts',
     find: 'if (upload.Key === key && upload.UploadId) found.push(upload.UploadId)',
     replace: 'if (upload.UploadId) found.push(upload.UploadId)',
-    tests: ['test/conformance/s3-contract-multipart.test.ts', 'test/conformance/s3-storage.test.ts'],
+    tests: ['test/conformance/s3-storage.test.ts', 'test/faults/s3-faults.sweep.ts'],
   },
   {
     name: 'push instead of set for the index',
@@ -214,7 +214,7 @@ export const mutants: readonly Mutant[] = [
     file: 'src/engine/object-storer.ts',
     find: 'if (!current || !isSameLease(current, session)) throw new UploadLockedError()',
     replace: '',
-    tests: ['test/engine/completion.test.ts', 'test/faults/two-processes.test.ts'],
+    tests: ['test/engine/completion.test.ts'],
   },
   {
     name: 'two processes claim the same bytes',
@@ -254,7 +254,7 @@ export const mutants: readonly Mutant[] = [
     file: 'src/engine/body.ts',
     find: 'if (batchBytes >= batchSize) pause()',
     replace: '',
-    tests: ['test/unit/body.test.ts', 'test/engine/chunks.test.ts', 'test/faults/fs-errors.sweep.ts'],
+    tests: ['test/unit/body.test.ts'],
   },
   {
     name: 'silence lasts for ever',
@@ -278,7 +278,7 @@ export const mutants: readonly Mutant[] = [
     file: 'src/engine/upload-engine.ts',
     find: '    this.#closed = true\n',
     replace: '',
-    tests: ['test/engine/chunks.test.ts', 'test/engine/completion.test.ts', 'test/protocols/native.test.ts'],
+    tests: ['test/engine/robustness.test.ts'],
   },
   {
     name: 'parseInt for validation',
@@ -310,7 +310,7 @@ export const mutants: readonly Mutant[] = [
     file: 'src/engine/session-updates.ts',
     find: "if (record.format !== 1) throw new StorageUnavailableError(undefined, { code: 'STATE_NEWER' })",
     replace: '',
-    tests: ['test/engine/sweeper.test.ts', 'test/engine/completion.test.ts', 'test/faults/state.test.ts'],
+    tests: ['test/engine/robustness.test.ts'],
   },
   {
     name: 'read errors are 404',

@@ -26,3 +26,30 @@ it('what is allocated beside a buffer is half of it for those from sockets, and 
   expect(sha256(await receive([large]))).toBe(sha256(large))
   expect(youngWeight.length * 8).toBe(32 * 1024)
 })
+
+it('a source is stopped while its bytes wait for a slow sink, and at most two batches are in memory', async () => {
+  let sent = 0
+  const source = Readable.from(
+    (function* () {
+      for (; sent < 64; sent++) yield Buffer.alloc(256 * 1024)
+    })(),
+    { objectMode: false, highWaterMark: 64 * 1024 },
+  )
+  let release: () => void = () => {}
+  const options = {
+    maxSize: 100 * MiB,
+    tooLarge: () => new InvalidRequestError('too large'),
+    idleTimeout: 50,
+    signal: new AbortController().signal,
+    crc: false,
+  }
+  const slow = () => new Promise<void>((resolve) => (release = resolve))
+  const receiving = receiveBody(source, slow, options)
+  // Longer than the idle timeout: the silence of a stopped source is not the client's.
+  await new Promise((resolve) => setTimeout(resolve, 200))
+  expect(source.isPaused()).toBe(true)
+  expect(sent).toBeLessThanOrEqual(6)
+  const timer = setInterval(() => release(), 1)
+  await expect(receiving).resolves.toMatchObject({ size: 16 * MiB })
+  clearInterval(timer)
+})
