@@ -5,7 +5,7 @@ import type { RedisCommands, Script } from '../redis/redis-commands.ts'
 import { isWrongType, RedisTrouble } from '../redis/redis-errors.ts'
 import { commandsOf, keyspaceOf, type RedisOptions } from '../redis/redis-options.ts'
 import type { SessionRecord, SessionStore } from '../types.ts'
-import { warnAboutEviction } from './redis-eviction.ts'
+import { checkRedis } from './redis-checks.ts'
 import {
   type FieldChange,
   nextRecord,
@@ -46,7 +46,7 @@ export class RedisSessionStore implements SessionStore {
     const connection = connectionOf(client)
     this.#keyspace = keyspaceOf(options)
     this.#commands = commandsOf(connection, options)
-    this.#commands.whenReady(() => void warnAboutEviction(client, connection, this.#keyspace))
+    this.#commands.whenReady(() => void checkRedis(client, connection, this.#keyspace))
   }
 
   /** @throws TypeError when the record's id is no session id */

@@ -6,6 +6,7 @@ import { completeObject, findCompleted } from './s3-complete.ts'
 import type { S3Connection } from './s3-connection.ts'
 import { kindOf, s3Error } from './s3-errors.ts'
 import { type ObjectParams, objectParams } from './s3-headers.ts'
+import { warnAboutLifecycle } from './s3-lifecycle.ts'
 import { S3_LIMITS } from './s3-options.ts'
 import { signUrl } from './s3-presign.ts'
 
@@ -48,6 +49,7 @@ export class S3Multipart implements MultipartStorage {
       { signal: info.signal },
     )
     if (!created.UploadId) throw s3Error('refused', new Error('CreateMultipartUpload: the answer has no UploadId'))
+    void warnAboutLifecycle(this.#connection)
     return created.UploadId
   }
 

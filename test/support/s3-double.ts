@@ -46,6 +46,9 @@ export class S3Double {
   readonly folder: string | null
   /** Most entries in one page of a listing, whatever the client asks for. */
   pageSize = 1000
+  /** The rules of every bucket, as S3 prints them; `null`: there are none. */
+  lifecycle: string | null =
+    '<Rule><Status>Enabled</Status><AbortIncompleteMultipartUpload><DaysAfterInitiation>7</DaysAfterInitiation></AbortIncompleteMultipartUpload></Rule>'
   /** Most requests that were open at the same time. */
   peak = 0
   #open = 0

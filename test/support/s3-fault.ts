@@ -24,6 +24,7 @@ const statuses: Readonly<Record<string, number>> = {
   MissingContentLength: 411,
   NoSuchBucket: 404,
   NoSuchKey: 404,
+  NoSuchLifecycleConfiguration: 404,
   NoSuchUpload: 404,
   NotImplemented: 501,
   OperationAborted: 409,

@@ -32,6 +32,7 @@ export function operationOf(method: string, key: string, query: URLSearchParams)
     [key === '' && method === 'POST' && has('delete'), 'DeleteObjects'],
     [key === '' && method === 'GET' && has('uploads'), 'ListMultipartUploads'],
     [key === '' && method === 'GET' && query.get('list-type') === '2', 'ListObjectsV2'],
+    [key === '' && method === 'GET' && has('lifecycle'), 'GetBucketLifecycleConfiguration'],
     [key === '', `Bucket:${method}`],
     [method === 'POST' && has('uploads'), 'CreateMultipartUpload'],
     [method === 'POST' && has('uploadId'), 'CompleteMultipartUpload'],
@@ -57,6 +58,11 @@ export const operations: Readonly<Record<string, Operation>> = {
   HeadBucket: (call) => {
     bucketOf(call)
     return { status: 200, headers: {}, body: '' }
+  },
+  GetBucketLifecycleConfiguration: (call) => {
+    bucketOf(call)
+    if (call.double.lifecycle === null) throw new S3Fault('NoSuchLifecycleConfiguration')
+    return xml('LifecycleConfiguration', call.double.lifecycle)
   },
   DeleteBucket: (call) => {
     if (bucketOf(call).objects.size > 0) throw new S3Fault('BucketNotEmpty')
