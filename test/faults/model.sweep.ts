@@ -1,0 +1,16 @@
+/** A thousand random histories of uploads against a model. `FC_SEED` repeats them, `FC_RUNS` says how many. */
+import fc from 'fast-check'
+import { describe, it } from 'vitest'
+import { survived } from '../support/fault-points.ts'
+import { histories, runHistory } from '../support/upload-commands.ts'
+
+const seed = Number(process.env.FC_SEED ?? Date.now() % 2 ** 31)
+const runs = Number(process.env.FC_RUNS ?? 1000)
+
+describe.each(['local disk', 'memory in parts'] as const)('chunked uploads on %s', (kind) => {
+  it(`answer as the model does, whatever comes after whatever (FC_SEED=${seed}) [C01]`, async () => {
+    const history = fc.asyncProperty(histories(50), (commands) => runHistory(kind, commands))
+    await fc.assert(history, { numRuns: runs, seed })
+    survived('race', `histories of chunked uploads on ${kind}`, runs)
+  })
+})
