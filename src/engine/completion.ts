@@ -130,10 +130,18 @@ export class Completion {
       return await this.#finish(won, by, signal, request)
     } catch (error) {
       await this.#giveBack(won.id, by)
+      const made = await this.#madeByAnother(won.id)
+      if (made) return made
       throw isNexusUploaderError(error) ? error : fromFileSystemError(error)
     } finally {
       clearInterval(renewal)
     }
+  }
+
+  /** While this process was asleep, somebody may have gone past it. */
+  async #madeByAnother(id: string): Promise<StoredObject | null> {
+    const session = await this.#parts.sessions.get(id).catch(() => null)
+    return session?.state === 'completed' ? session.object : null
   }
 
   /** Takes the session from `active` to `completing`, or waits for the result of whoever has it. */

@@ -206,6 +206,29 @@ describe('complete', () => {
     expect(storage.keys()).toEqual([key])
   })
 
+  it('that was asleep while another completed answers the same URL [C07]', async () => {
+    const [sessions, tempDir] = [new MemorySessionStore(), tempFolder()]
+    const storage = new MemoryStorageAdapter({ multipart: parts })
+    const { client: sleepy } = testEngine({ sessions, tempDir, storage })
+    const { client } = testEngine({ sessions, tempDir, storage, clock: () => Date.now() + 31_000 })
+    const id = await uploaded(sleepy, bytes(150_000))
+    const multipart = multipartOf(storage)
+    const complete = multipart.complete.bind(multipart)
+    const [asleep, awake] = [signal(), signal()]
+    multipart.complete = async (...args) => {
+      multipart.complete = complete
+      asleep.give()
+      await awake.given
+      return complete(...args)
+    }
+    const late = sleepy.complete(id)
+    await asleep.given
+    const { url } = await client.complete(id)
+    awake.give()
+    expect((await late).url).toBe(url)
+    expect(storage.keys()).toHaveLength(1)
+  })
+
   it('with a checksum that the stored file was not checked for, or does not have, is no success', async () => {
     const { client } = testEngine()
     const file = bytes(100_000)
