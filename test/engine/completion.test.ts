@@ -112,7 +112,7 @@ describe('complete', () => {
     expect(storage.keys()).toHaveLength(1)
   })
 
-  it('gives one object to two engines on one tempDir that complete at once', async () => {
+  it('gives one object to two engines on one tempDir that complete at once [C06]', async () => {
     const storage = new Failing({ multipart: false })
     const tempDir = tempFolder()
     const a = testEngine({ storage, tempDir })
@@ -179,7 +179,7 @@ describe('complete', () => {
     expect((await client.complete(id)).size).toBe(200_000)
   })
 
-  it('that was asleep leaves the object alone that another has made, also when the upload is forgotten', async () => {
+  it('that was asleep leaves the object alone that another has made, also when the upload is forgotten [C07]', async () => {
     const [sessions, tempDir, storage] = [
       new MemorySessionStore(),
       tempFolder(),
@@ -369,7 +369,7 @@ describe('parts', () => {
 })
 
 describe('hooks', () => {
-  it('onComplete is repeated after it failed, and the object is stored once', async () => {
+  it('onComplete is repeated after it failed, and the object is stored once [C05]', async () => {
     let calls = 0
     const ids = new Set<string>()
     const hooks: UploadHooks = {
@@ -402,7 +402,7 @@ describe('hooks', () => {
     await expect(client.complete(id)).rejects.toMatchObject({ status: 410 })
   })
 
-  it('onComplete of a completer that lost its lease cannot remove the file', async () => {
+  it('onComplete of a completer that lost its lease cannot remove the file [C05]', async () => {
     const sessions = new MemorySessionStore()
     const storage = new MemoryStorageAdapter({ multipart: false })
     const hooks: UploadHooks = {
@@ -496,7 +496,7 @@ describe('hooks', () => {
 })
 
 describe('abort', () => {
-  it('removes everything, cuts writers, and is repeatable', async () => {
+  it('removes everything, cuts writers, and is repeatable [C04]', async () => {
     const storage = new MemoryStorageAdapter({ multipart: parts })
     const { client, tempDir } = testEngine({ storage })
     const id = await uploaded(client, bytes(300_000))

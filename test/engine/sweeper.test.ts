@@ -33,7 +33,7 @@ describe('the sweeper', () => {
     await expect(client.get(id)).rejects.toMatchObject({ code: 'UPLOAD_NOT_FOUND', status: 404 })
   })
 
-  it('counts idle time from the last chunk, not from the creation', async () => {
+  it('counts idle time from the last chunk, not from the creation [C10]', async () => {
     const { clock, advance } = movable()
     const { engine, client } = testEngine({ clock, cleanupInterval: hour })
     const id = await client.create(500_000)
@@ -48,7 +48,7 @@ describe('the sweeper', () => {
   it.each([
     ['as it is', undefined],
     ['whose bytes have left for the storage', { minPartSize: 1000, partSize: 1000 }],
-  ])('counts a chunk %s that is sent once more as activity, too', async (_name, parts) => {
+  ])('counts a chunk %s that is sent once more as activity, too [C10]', async (_name, parts) => {
     const { clock, advance } = movable()
     const storage = new MemoryStorageAdapter({ multipart: parts ?? false })
     const { engine, client } = testEngine({ clock, cleanupInterval: hour, storage })
@@ -64,7 +64,7 @@ describe('the sweeper', () => {
     expect((await client.complete(id)).size).toBe(3000)
   })
 
-  it('does not touch an upload that a slow body is still coming for', async () => {
+  it('does not touch an upload that a slow body is still coming for [C10]', async () => {
     const { clock, advance } = movable()
     const { engine, client } = testEngine({ clock, cleanupInterval: hour })
     for (const index of [0, 1]) {
@@ -82,7 +82,7 @@ describe('the sweeper', () => {
     }
   })
 
-  it('never races a chunk: whoever is acknowledged is kept', async () => {
+  it('never races a chunk: whoever is acknowledged is kept [C10]', async () => {
     for (let round = 0; round < 30; round++) {
       const { clock, advance } = movable()
       const { engine, client } = testEngine({ clock, cleanupInterval: hour })

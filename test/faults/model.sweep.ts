@@ -1,6 +1,7 @@
 /** A thousand random histories of uploads against a model. `FC_SEED` repeats them, `FC_RUNS` says how many. */
 import fc from 'fast-check'
 import { describe, it } from 'vitest'
+import { appendHistories, runAppendHistory } from '../support/append-commands.ts'
 import { survived } from '../support/fault-points.ts'
 import { histories, runHistory } from '../support/upload-commands.ts'
 
@@ -12,5 +13,13 @@ describe.each(['local disk', 'memory in parts'] as const)('chunked uploads on %s
     const history = fc.asyncProperty(histories(50), (commands) => runHistory(kind, commands))
     await fc.assert(history, { numRuns: runs, seed })
     survived('race', `histories of chunked uploads on ${kind}`, runs)
+  })
+})
+
+describe.each(['local disk', 'memory in parts'] as const)('uploads that grow at their end, on %s', (kind) => {
+  it(`answer as the model does, whatever comes after whatever (FC_SEED=${seed}) [C01]`, async () => {
+    const history = fc.asyncProperty(appendHistories(50), (commands) => runAppendHistory(kind, commands))
+    await fc.assert(history, { numRuns: runs / 2, seed })
+    survived('race', `histories of growing uploads on ${kind}`, runs / 2)
   })
 })
