@@ -6,7 +6,7 @@
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
-import { setTimeout as wait } from 'node:timers/promises'
+import { setImmediate, setTimeout as wait } from 'node:timers/promises'
 import fc from 'fast-check'
 import fs from 'fs-extra'
 import { describe, expect, it, vi } from 'vitest'
@@ -25,31 +25,53 @@ const runs = Number(process.env.FC_RUNS ?? 30)
 const hour = 60 * 60_000
 
 /** Where every call waits for its turn; open while there is no schedule. */
-const gate = vi.hoisted(() => ({ pass: null as ((name: string) => Promise<unknown>) | null }))
+const gate = vi.hoisted(() => {
+  const gate = {
+    pass: null as ((name: string) => Promise<unknown>) | null,
+    /** Calls that have had their turn and are with the disk. */
+    running: 0,
+    async counted<Result>(call: () => Promise<Result>): Promise<Result> {
+      gate.running += 1
+      try {
+        return await call()
+      } finally {
+        gate.running -= 1
+      }
+    },
+  }
+  return gate
+})
 
 vi.mock('node:fs/promises', async (load) => {
   const real = await load<typeof import('node:fs/promises')>()
-  const gated = <Args extends unknown[], Result>(name: string, call: (...args: Args) => Promise<Result>) => {
-    return async (...args: Args) => {
+  const names = ['link', 'unlink', 'rename', 'mkdir', 'symlink', 'readlink', 'lstat', 'stat', 'truncate'] as const
+  const calls = names.map((name) => {
+    const call = real[name] as (...args: unknown[]) => Promise<unknown>
+    const gated = async (...args: unknown[]) => {
       await gate.pass?.(name)
-      return call(...args)
+      return gate.counted(() => call(...args))
     }
+    return [name, gated]
+  })
+  const open = async (...args: Parameters<typeof real.open>) => {
+    await gate.pass?.('open')
+    const handle = await gate.counted(() => real.open(...args))
+    for (const name of ['write', 'writev', 'read', 'datasync', 'sync', 'close'] as const) {
+      const call = (handle[name] as (...args: unknown[]) => Promise<unknown>).bind(handle)
+      Object.assign(handle, { [name]: (...more: unknown[]) => gate.counted(() => call(...more)) })
+    }
+    return handle
   }
-  const names = [
-    'open',
-    'link',
-    'unlink',
-    'rename',
-    'mkdir',
-    'symlink',
-    'readlink',
-    'lstat',
-    'stat',
-    'truncate',
-  ] as const
-  const calls = names.map((name) => [name, gated(name, real[name] as () => Promise<unknown>)])
-  return { ...real, ...Object.fromEntries(calls) }
+  return { ...real, ...Object.fromEntries(calls), open }
 })
+
+/**
+ * Until everybody waits for a turn, or for the time to pass: else whoever is first at the gate goes through, and the order is
+ * always the one of the real calls.
+ */
+async function quiet(): Promise<void> {
+  for (let turn = 0; turn < 4; turn = gate.running > 0 ? 0 : turn + 1) await setImmediate()
+}
 
 /** The object with each of its calls in the schedule. */
 function gatedCalls<Target extends object>(target: Target, names: readonly (keyof Target & string)[]): Target {
@@ -177,11 +199,16 @@ class Stage {
   }
 }
 
+const act = async (turn: () => Promise<unknown>) => {
+  await quiet()
+  await turn()
+}
+
 type Play = (stage: Stage, scheduler: fc.Scheduler) => Promise<void>
 
 function inEveryOrder(kind: StorageKind, name: string, play: Play, { row = 'C02', numRuns = runs } = {}) {
   it(`${name} on ${kind} (FC_SEED=${seed}) [${row}]`, async () => {
-    const property = fc.asyncProperty(fc.scheduler(), async (scheduler) => {
+    const property = fc.asyncProperty(fc.scheduler({ act }), async (scheduler) => {
       const stage = new Stage(kind)
       try {
         await play(stage, scheduler)
