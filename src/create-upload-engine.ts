@@ -65,6 +65,8 @@ export interface UploadEngineOptions {
   hooks?: UploadHooks
   /** @internal Milliseconds since the epoch, for tests. */
   clock?: () => number
+  /** @internal Monotonic milliseconds, for tests. Default: `clock` when that is given. */
+  uptime?: () => number
 }
 
 /**
@@ -85,6 +87,7 @@ export function createUploadEngine(options: UploadEngineOptions): UploadEngine {
     locker: options.locker ?? new MemoryLocker(),
     hooks: options.hooks ?? {},
     clock: options.clock ?? Date.now,
+    uptime: options.uptime ?? options.clock ?? (() => performance.now()),
     limits: limitsOf(options),
     cleanupInterval,
     sessionTtl: duration('sessionTtl', options.sessionTtl, cleanupInterval),

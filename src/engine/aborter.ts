@@ -2,6 +2,7 @@
 import { UploadClosedError, UploadLockedError, UploadNotFoundError } from '../errors.ts'
 import type { AbortUpload, UploadSession } from '../types.ts'
 import type { EngineParts } from './engine-options.ts'
+import { isLeased } from './lease.ts'
 import type { PartSender } from './part-sender.ts'
 
 type Discard = (session: UploadSession) => Promise<void>
@@ -26,7 +27,7 @@ export class Aborter {
       const isOver = isStored && completed !== 'refuse'
       if (!current.open && !isOver) return current
       if (current.object && !isOver) throw new UploadClosedError('The file is already stored.')
-      if (current.state === 'completing' && (current.completing?.until ?? 0) > now) throw new UploadLockedError()
+      if (current.state === 'completing' && isLeased(current, now)) throw new UploadLockedError()
       const expiresAt = now + this.#parts.options.completedTtl
       // Without its object the record no longer tells the sweeper to remove it.
       const object = completed === 'remove' ? current.object : null

@@ -33,12 +33,12 @@ export async function acquireAppendLock(
   signal: AbortSignal,
 ): Promise<AppendLock> {
   const limit = AbortSignal.any([signal, AbortSignal.timeout(patience)])
-  const deadline = Date.now() + patience
+  const deadline = performance.now() + patience
   const lock = await parts.options.locker
     .acquire(uploadId, { signal: limit, onReleaseRequested: onYield })
     .catch((error) => Promise.reject(asLocked(error, signal)))
   try {
-    const claim = await claimTail(parts, uploadId, onYield, Math.max(1, deadline - Date.now()), signal)
+    const claim = await claimTail(parts, uploadId, onYield, Math.max(1, deadline - performance.now()), signal)
     const watch = claim && setInterval(() => void lookForRequest(parts, uploadId, onYield), watchEvery).unref()
     return { lost: lock.lost, release: () => release(lock, claim, watch) }
   } catch (error) {

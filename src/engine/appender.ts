@@ -46,8 +46,9 @@ interface Run {
   session: UploadSession
   /** Where the written bytes end. */
   written: number
+  /** By a clock that nobody sets. */
   recordedAt: number
-  /** When the record was last known to be this append's own. */
+  /** When the record was last known to be this append's own, by the clock that also goes on while the machine sleeps. */
   seenAt: number
   /** The disk refused bytes: what it says of them from now on is not to be believed. */
   torn: boolean
@@ -141,8 +142,8 @@ export class Appender {
     const { staging, options } = this.#parts
     const mustExist = (partNumber: number) => holdsBytes(session, partNumber)
     const target = staging.openParts(session.id, session.partSize, mustExist)
-    const [written, recordedAt] = [request.offset, Date.now()]
-    const run: Run = { request, signal, target, session, written, recordedAt, seenAt: recordedAt, torn: false }
+    const written = request.offset
+    const run: Run = { request, signal, target, session, written, torn: false, ...now() }
     const { checksum } = request
     const staged = checksum !== undefined
     try {
@@ -172,13 +173,13 @@ export class Appender {
   }
 
   async #write(run: Run, buffers: Buffer[], at: number, staged: boolean): Promise<void> {
-    if (Date.now() - run.seenAt > awayAfter) await this.#stillOurs(run)
+    if (Math.abs(Date.now() - run.seenAt) > awayAfter) await this.#stillOurs(run)
     const size = buffers.reduce((sum, buffer) => sum + buffer.length, 0)
     await run.target.write(buffers, run.request.offset + at).catch((error) => torn(run, error))
     run.written = run.request.offset + at + size
     if (staged) return
     const open = run.written - receivedBytes(run.session.chunks)
-    const due = open >= Math.min(recordEvery, run.session.partSize) || Date.now() - run.recordedAt >= recordAfter
+    const due = open >= Math.min(recordEvery, run.session.partSize) || performance.now() - run.recordedAt >= recordAfter
     if (!due) return
     await this.#record(run)
     run.request.onProgress?.(run.written)
@@ -210,7 +211,7 @@ export class Appender {
     })
     if (!stored) throw new UploadNotFoundError()
     run.session = stored
-    run.recordedAt = run.seenAt = Date.now()
+    Object.assign(run, now())
     if (stored.finals) await keepFinals(this.#parts, stored)
     this.#parts.emit('appended', { session: stored, offset: before, size: run.written - before })
     this.#sender.poke(stored)
@@ -269,6 +270,10 @@ export class Appender {
     }
     return fromFileSystemError(error)
   }
+}
+
+function now(): Pick<Run, 'recordedAt' | 'seenAt'> {
+  return { recordedAt: performance.now(), seenAt: Date.now() }
 }
 
 function isEnding(session: UploadSession): boolean {

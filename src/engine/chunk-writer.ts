@@ -133,7 +133,17 @@ export class ChunkWriter {
     if (!existing || !(await this.#isSame(current, existing, body, path))) return null
     // Its sum may have been lost with the process that stored it.
     if (current.recognizable) await this.#parts.staging.sums.write(current.id, existing.index, body.size, body.crc)
-    return writtenOf(current, body, true)
+    return writtenOf(await this.#touched(current), body, true)
+  }
+
+  /** A chunk that comes again changes nothing, but somebody is at work on the upload. */
+  async #touched(session: UploadSession): Promise<UploadSession> {
+    const stored = await this.#parts.sessions.update(session.id, (current) => {
+      requireOpen(current)
+      return current.state === 'active' ? touch(current, this.#parts) : current
+    })
+    if (!stored) throw new UploadNotFoundError()
+    return stored
   }
 
   #inTurn<Result>({ session, request }: Writing, task: () => Promise<Result>): Promise<Result> {
@@ -144,7 +154,7 @@ export class ChunkWriter {
   async #verify(writing: Writing, existing: Chunk): Promise<ChunkWritten> {
     const { session } = writing
     const body = await this.#receive(writing, async () => {}, true)
-    if (await this.#hasSum(session, existing, body)) return writtenOf(session, body, true)
+    if (await this.#hasSum(session, existing, body)) return writtenOf(await this.#touched(session), body, true)
     throw conflict()
   }
 

@@ -97,17 +97,17 @@ export class Claims {
     signal: AbortSignal,
     onYield: () => void = () => {},
   ): Promise<Claim | null> {
-    const deadline = Date.now() + patience
+    const deadline = performance.now() + patience
     for (;;) {
       signal.throwIfAborted()
       const rivals = this.#rivals(uploadId, range)
       for (const rival of rivals) rival.yieldRequested()
       if (rivals.length === 0) {
         const claim = await this.claim(uploadId, range, onYield)
-        if (claim || Date.now() >= deadline) return claim
+        if (claim || performance.now() >= deadline) return claim
         await writeFile(this.#requestOf(uploadId), '', { mode: 0o600 })
-      } else if (Date.now() >= deadline) return null
-      const time = Math.max(1, deadline - Date.now())
+      } else if (performance.now() >= deadline) return null
+      const time = Math.max(1, deadline - performance.now())
       await Promise.race([...rivals.map((rival) => rival.released), sleep(rivals.length > 0 ? time : 100)])
     }
   }

@@ -20,6 +20,7 @@ import { countChunks, receivedBytes, receivedIndexes } from './chunk-map.ts'
 import { keepSources, totalOf, wholeSources } from './composer.ts'
 import type { DirectUploads } from './direct-uploads.ts'
 import type { EngineParts } from './engine-options.ts'
+import { isLeased, leaseTime } from './lease.ts'
 import { ObjectStorer } from './object-storer.ts'
 import type { PartSender } from './part-sender.ts'
 import { dropToken, isDead, takeToken } from './processes.ts'
@@ -27,8 +28,6 @@ import { gapsBelow } from './ranges.ts'
 import type { Settler } from './settler.ts'
 import { withDeadline } from './waiting.ts'
 
-/** A completer that is not known to be dead, but has not renewed its lease for this long, is taken for dead, ms. */
-const leaseTime = 30_000
 const renewEvery = 10_000
 const pollEvery = 100
 
@@ -131,16 +130,24 @@ export class Completion {
       return await this.#finish(won, by, signal, request)
     } catch (error) {
       await this.#giveBack(won.id, by)
+      const made = await this.#madeByAnother(won.id)
+      if (made) return made
       throw isNexusUploaderError(error) ? error : fromFileSystemError(error)
     } finally {
       clearInterval(renewal)
     }
   }
 
+  /** While this process was asleep, somebody may have gone past it. */
+  async #madeByAnother(id: string): Promise<StoredObject | null> {
+    const session = await this.#parts.sessions.get(id).catch(() => null)
+    return session?.state === 'completed' ? session.object : null
+  }
+
   /** Takes the session from `active` to `completing`, or waits for the result of whoever has it. */
   async #win(id: string, by: string, request: CompleteUpload): Promise<UploadSession | StoredObject> {
-    const { sessions, clock, closing, options } = this.#parts
-    const deadline = clock() + options.storageTimeout
+    const { sessions, clock, uptime, closing, options } = this.#parts
+    const deadline = uptime() + options.storageTimeout
     for (;;) {
       const now = clock()
       const session = await sessions.update(id, (current) => {
@@ -154,7 +161,7 @@ export class Completion {
       if (session.state === 'completed' && session.object) return session.object
       requireOpen(session)
       if (session.completing?.by === by) return session
-      if (now >= deadline) throw new UploadLockedError()
+      if (uptime() >= deadline) throw new UploadLockedError()
       await withDeadline(wait(pollEvery), closing)
     }
   }
@@ -276,7 +283,7 @@ type Change = (session: UploadSession) => UploadSession
 
 function isStale(session: UploadSession, now: number): boolean {
   const { state, completing } = session
-  return state === 'completing' && (completing === null || completing.until <= now || isDead(completing.by))
+  return state === 'completing' && (completing === null || !isLeased(session, now) || isDead(completing.by))
 }
 
 function sizeMismatch(): InvalidRequestError {

@@ -33,7 +33,10 @@ export interface EngineParts {
   readonly claims: Claims
   readonly space: TempSpace
   readonly events: EventEmitter<UploadEvents>
+  /** Milliseconds since the epoch. */
   readonly clock: () => number
+  /** Milliseconds that nobody can set, for how long something has taken. */
+  readonly uptime: () => number
   /** Aborted when the engine is cut off by `close`. */
   readonly closing: AbortSignal
   emit<Name extends keyof UploadEvents>(name: Name, event: UploadEvents[Name][0]): void

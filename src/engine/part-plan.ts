@@ -36,7 +36,9 @@ export function usesParts(storage: MultipartStorage | undefined, session: Upload
 
 /** Whether size and CRC-32 of each chunk are kept: it may come again when its bytes have left, or the upload has ended. */
 export function keepsSums(storage: MultipartStorage | undefined, session: UploadSession): boolean {
-  return session.recognizable === true || usesParts(storage, session)
+  // Of an upload whose size is not known yet, the first chunks may leave as well.
+  const maySend = storage !== undefined && session.totalSize === null
+  return session.recognizable === true || maySend || usesParts(storage, session)
 }
 
 /** How many parts there are; of an upload whose size is not known, how many are whole. */

@@ -42,7 +42,7 @@ export class PartSender {
       state.again = true
       return
     }
-    if (this.#parts.clock() < state.retryAt) return
+    if (this.#parts.uptime() < state.retryAt) return
     state.running = this.#run(session.id, state)
   }
 
@@ -96,7 +96,7 @@ export class PartSender {
       if (!this.#parts.closing.aborted && !(error instanceof UploadNotFoundError)) {
         this.#parts.emit('storageError', { uploadId, operation: 'uploadPart', error })
       }
-      state.retryAt = this.#parts.clock() + Math.min(firstPause * 2 ** state.failures, longestPause)
+      state.retryAt = this.#parts.uptime() + Math.min(firstPause * 2 ** state.failures, longestPause)
       state.failures += 1
     } finally {
       state.running = null

@@ -36,11 +36,11 @@ export class Settler {
    * other processes.
    */
   async settleAll(uploadId: string, patience: number, signal: AbortSignal): Promise<UploadSession> {
-    const deadline = this.#parts.clock() + patience
+    const deadline = this.#parts.uptime() + patience
     for (;;) {
       await this.settle(uploadId)
       const session = await this.#session(uploadId)
-      if (!firstUnsettled(session) || this.#parts.clock() >= deadline) return session
+      if (!firstUnsettled(session) || this.#parts.uptime() >= deadline) return session
       // A writer on a dead line may hold a place for long; nothing of it can count any more.
       void this.#parts.claims.requestYield(uploadId)
       await wait(50, undefined, { signal })

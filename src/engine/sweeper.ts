@@ -5,7 +5,9 @@
 import { UploadNotFoundError } from '../errors.ts'
 import type { SessionStore, SweepReport, UploadSession } from '../types.ts'
 import type { EngineParts } from './engine-options.ts'
+import { isLeased } from './lease.ts'
 import type { ResumeKeys } from './resume-keys.ts'
+import { SweepClock } from './sweep-clock.ts'
 
 /** A folder without a record may belong to an upload that is just being created, ms. */
 const orphanAge = 10 * 60_000
@@ -16,6 +18,7 @@ export class Sweeper {
   readonly #parts: EngineParts
   readonly #keys: ResumeKeys
   readonly #store: SessionStore
+  readonly #time: SweepClock
   #running: Promise<SweepReport> | null = null
   #timer: NodeJS.Timeout | null = null
 
@@ -23,6 +26,8 @@ export class Sweeper {
     this.#parts = parts
     this.#keys = keys
     this.#store = parts.options.sessions
+    const { sessionTtl, completedTtl } = parts.options
+    this.#time = new SweepClock(parts.clock, parts.uptime, Math.max(sessionTtl, completedTtl))
   }
 
   start(): void {
@@ -52,16 +57,26 @@ export class Sweeper {
 
   async #sweep(): Promise<SweepReport> {
     const counts: Counts = { expired: 0, forgotten: 0, orphans: 0, failed: 0 }
-    for await (const id of this.#store.listExpired(this.#parts.clock())) {
+    const { now, behind } = this.#look()
+    for await (const id of this.#store.listExpired(now)) {
       if (this.#parts.closing.aborted) return counts
-      await this.#attempt(counts, () => this.#sweepRecord(id, counts))
+      await this.#attempt(counts, () => this.#sweepRecord(id, now, counts))
     }
-    counts.orphans += await this.#parts.staging.removeSpooled(orphanAge)
+    counts.orphans += await this.#parts.staging.removeSpooled(orphanAge + behind)
     for (const { uploadId, age } of await this.#parts.staging.list()) {
       if (this.#parts.closing.aborted) return counts
-      await this.#attempt(counts, () => this.#sweepFolder(uploadId, age, counts))
+      await this.#attempt(counts, () => this.#sweepFolder(uploadId, age - behind, counts))
     }
     return counts
+  }
+
+  #look(): { now: number; behind: number } {
+    const { now, behind, jump } = this.#time.look()
+    if (jump > 0) {
+      const message = `The clock went ${Math.round(jump / 1000)} s forward. Uploads that this makes idle get one more sessionTtl.`
+      this.#parts.emit('warning', { code: 'CLOCK_JUMPED', message })
+    }
+    return { now, behind }
   }
 
   /** One upload that cannot be removed must not keep the others. */
@@ -74,14 +89,15 @@ export class Sweeper {
     }
   }
 
-  async #sweepRecord(id: string, counts: Counts): Promise<void> {
+  /** `due` is when a record must have expired by. */
+  async #sweepRecord(id: string, due: number, counts: Counts): Promise<void> {
     const record = await this.#store.get(id)
-    if (!record || record.expiresAt > this.#parts.clock()) return
+    if (!record || record.expiresAt > due) return
     if (record.kind === 'resume') {
       await this.#keys.sweep(record)
       return
     }
-    if (record.state === 'active' || record.state === 'completing') await this.#expire(record, counts)
+    if (record.state === 'active' || record.state === 'completing') await this.#expire(record, due, counts)
     else {
       await this.discard(record)
       await this.#parts.staging.remove(id)
@@ -91,13 +107,13 @@ export class Sweeper {
     }
   }
 
-  async #expire(record: UploadSession, counts: Counts): Promise<void> {
+  async #expire(record: UploadSession, due: number, counts: Counts): Promise<void> {
     if (await this.#parts.claims.isBusy(record.id)) return
     const now = this.#parts.clock()
     // The swap is what decides: a chunk that was acknowledged meanwhile has moved `expiresAt`.
     const session = await this.#parts.sessions.update(record.id, (current) => {
-      const idle = current.state === 'active' || (current.completing?.until ?? 0) <= now
-      if (!current.open || current.expiresAt > now || !idle) return current
+      const idle = current.state === 'active' || !isLeased(current, now)
+      if (!current.open || current.expiresAt > due || !idle) return current
       const expiresAt = now + this.#parts.options.completedTtl
       return { ...current, state: 'expired', open: false, completing: null, updatedAt: now, expiresAt }
     })

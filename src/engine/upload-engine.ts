@@ -53,6 +53,8 @@ import { follow } from './waiting.ts'
 
 const uploadIdPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
 
+type Clocks = Pick<EngineParts, 'clock' | 'uptime'>
+
 export class Engine implements UploadEngine {
   readonly limits: UploadLimits
   readonly signsParts: boolean
@@ -73,7 +75,7 @@ export class Engine implements UploadEngine {
   #ready: Promise<void> | null = null
   #closed = false
 
-  constructor(options: EngineOptions & { readonly durability: Durability; readonly clock: () => number }) {
+  constructor(options: EngineOptions & Clocks & { readonly durability: Durability }) {
     this.limits = options.limits
     this.signsParts = options.storage.multipart?.direct !== undefined
     // Every body under way listens to it.
@@ -92,6 +94,7 @@ export class Engine implements UploadEngine {
       space: new TempSpace(staging, options.limits),
       events: this.events,
       clock: options.clock,
+      uptime: options.uptime,
       closing: this.#cut.signal,
       emit: (name, event) => this.#emit(name, event),
     }

@@ -139,7 +139,7 @@ describe('append', () => {
     expect(await offset(id)).toBeLessThanOrEqual(10)
   })
 
-  it('yields to a newcomer, which goes on where it was', async () => {
+  it('yields to a newcomer, which goes on where it was [C08]', async () => {
     const { create, append, offset } = local()
     const id = await create(100)
     const body = new PassThrough()
@@ -173,7 +173,7 @@ describe('append', () => {
     await expect(append(id, 25, Buffer.alloc(1), { size: 1 })).rejects.toMatchObject({ status: 413 })
   })
 
-  it('is cut off by an abort, cleanly', async () => {
+  it('is cut off by an abort, cleanly [C04]', async () => {
     const { engine, create, append, tempDir } = local()
     const id = await create(100)
     const body = new PassThrough()

@@ -85,6 +85,19 @@ describe.each(Object.entries(storages))('a storage that takes %s', (_name, makeS
     expect((await client.write(id, 1, second)).duplicate).toBe(true)
     await client.complete(id)
   })
+
+  it('is welcome again when its part has left before the size of the file was known', async () => {
+    const storage = new MemoryStorageAdapter({ multipart: { minPartSize: 1000, partSize: 1000 } })
+    const { client } = testEngine({ storage, maxFileSize: 100_000 })
+    const file = bytes(3000)
+    const id = await client.create(null)
+    for (const [index, data] of cut(file, 500).entries()) await client.write(id, index, data)
+    await expect.poll(async () => (await client.get(id)).sentParts).toEqual([[1, 3]])
+    for (const [index, data] of cut(file, 500).entries()) {
+      expect((await client.write(id, index, data)).duplicate).toBe(true)
+    }
+    await expect(client.write(id, 0, bytes(500, 9))).rejects.toMatchObject({ code: 'CHUNK_CONFLICT' })
+  })
 })
 
 describe('the same chunk with other bytes', () => {

@@ -23,7 +23,7 @@ vi.mock('node:fs/promises', async (load) => {
 
 const range = { start: 0, end: 100 }
 
-it('a claim of a living process is not taken by somebody who had seen a dead one in its place', async () => {
+it('a claim of a living process is not taken by somebody who had seen a dead one in its place [C02]', async () => {
   const folder = join(tempFolder(), 'claims')
   await mkdir(folder)
   const [slow, thief, third] = Array.from({ length: 3 }, () => new Claims(() => folder)) as [Claims, Claims, Claims]

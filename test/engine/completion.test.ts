@@ -112,7 +112,7 @@ describe('complete', () => {
     expect(storage.keys()).toHaveLength(1)
   })
 
-  it('gives one object to two engines on one tempDir that complete at once', async () => {
+  it('gives one object to two engines on one tempDir that complete at once [C06]', async () => {
     const storage = new Failing({ multipart: false })
     const tempDir = tempFolder()
     const a = testEngine({ storage, tempDir })
@@ -179,7 +179,7 @@ describe('complete', () => {
     expect((await client.complete(id)).size).toBe(200_000)
   })
 
-  it('that was asleep leaves the object alone that another has made, also when the upload is forgotten', async () => {
+  it('that was asleep leaves the object alone that another has made, also when the upload is forgotten [C07]', async () => {
     const [sessions, tempDir, storage] = [
       new MemorySessionStore(),
       tempFolder(),
@@ -204,6 +204,29 @@ describe('complete', () => {
     awake.give()
     await late
     expect(storage.keys()).toEqual([key])
+  })
+
+  it('that was asleep while another completed answers the same URL [C07]', async () => {
+    const [sessions, tempDir] = [new MemorySessionStore(), tempFolder()]
+    const storage = new MemoryStorageAdapter({ multipart: parts })
+    const { client: sleepy } = testEngine({ sessions, tempDir, storage })
+    const { client } = testEngine({ sessions, tempDir, storage, clock: () => Date.now() + 31_000 })
+    const id = await uploaded(sleepy, bytes(150_000))
+    const multipart = multipartOf(storage)
+    const complete = multipart.complete.bind(multipart)
+    const [asleep, awake] = [signal(), signal()]
+    multipart.complete = async (...args) => {
+      multipart.complete = complete
+      asleep.give()
+      await awake.given
+      return complete(...args)
+    }
+    const late = sleepy.complete(id)
+    await asleep.given
+    const { url } = await client.complete(id)
+    awake.give()
+    expect((await late).url).toBe(url)
+    expect(storage.keys()).toHaveLength(1)
   })
 
   it('with a checksum that the stored file was not checked for, or does not have, is no success', async () => {
@@ -346,7 +369,7 @@ describe('parts', () => {
 })
 
 describe('hooks', () => {
-  it('onComplete is repeated after it failed, and the object is stored once', async () => {
+  it('onComplete is repeated after it failed, and the object is stored once [C05]', async () => {
     let calls = 0
     const ids = new Set<string>()
     const hooks: UploadHooks = {
@@ -379,7 +402,7 @@ describe('hooks', () => {
     await expect(client.complete(id)).rejects.toMatchObject({ status: 410 })
   })
 
-  it('onComplete of a completer that lost its lease cannot remove the file', async () => {
+  it('onComplete of a completer that lost its lease cannot remove the file [C05]', async () => {
     const sessions = new MemorySessionStore()
     const storage = new MemoryStorageAdapter({ multipart: false })
     const hooks: UploadHooks = {
@@ -473,7 +496,7 @@ describe('hooks', () => {
 })
 
 describe('abort', () => {
-  it('removes everything, cuts writers, and is repeatable', async () => {
+  it('removes everything, cuts writers, and is repeatable [C04]', async () => {
     const storage = new MemoryStorageAdapter({ multipart: parts })
     const { client, tempDir } = testEngine({ storage })
     const id = await uploaded(client, bytes(300_000))

@@ -39,7 +39,7 @@ class HeldUp extends MemorySessionStore {
 }
 
 describe('a writer that was held up between looking and writing', () => {
-  it('does not touch the bytes of a chunk that was acknowledged meanwhile', async () => {
+  it('does not touch the bytes of a chunk that was acknowledged meanwhile [C02]', async () => {
     const records = new MemorySessionStore()
     const slow = new HeldUp(records)
     const storage = new MemoryStorageAdapter({ multipart: false })
@@ -60,7 +60,7 @@ describe('a writer that was held up between looking and writing', () => {
 })
 
 describe('a sweeper that was held up between looking and removing', () => {
-  it('leaves an upload alone that got a chunk meanwhile', async () => {
+  it('leaves an upload alone that got a chunk meanwhile [C10]', async () => {
     let ahead = 0
     const clock = () => Date.now() + ahead
     const records = new MemorySessionStore()

@@ -33,7 +33,7 @@ describe('the sweeper', () => {
     await expect(client.get(id)).rejects.toMatchObject({ code: 'UPLOAD_NOT_FOUND', status: 404 })
   })
 
-  it('counts idle time from the last chunk, not from the creation', async () => {
+  it('counts idle time from the last chunk, not from the creation [C10]', async () => {
     const { clock, advance } = movable()
     const { engine, client } = testEngine({ clock, cleanupInterval: hour })
     const id = await client.create(500_000)
@@ -45,7 +45,26 @@ describe('the sweeper', () => {
     await client.complete(id)
   })
 
-  it('does not touch an upload that a slow body is still coming for', async () => {
+  it.each([
+    ['as it is', undefined],
+    ['whose bytes have left for the storage', { minPartSize: 1000, partSize: 1000 }],
+  ])('counts a chunk %s that is sent once more as activity, too [C10]', async (_name, parts) => {
+    const { clock, advance } = movable()
+    const storage = new MemoryStorageAdapter({ multipart: parts ?? false })
+    const { engine, client } = testEngine({ clock, cleanupInterval: hour, storage })
+    const file = bytes(3000)
+    const id = await client.create(file.length, { chunkSize: 1000 })
+    for (const index of [0, 1]) await client.write(id, index, file.subarray(index * 1000, index * 1000 + 1000))
+    if (parts) await expect.poll(async () => (await client.get(id)).sentParts).toEqual([[1, 2]])
+    advance(hour / 2 + 1000)
+    expect(await client.write(id, 0, file.subarray(0, 1000))).toMatchObject({ duplicate: true })
+    advance(hour / 2 + 1000)
+    expect((await engine.sweep()).expired).toBe(0)
+    await client.write(id, 2, file.subarray(2000))
+    expect((await client.complete(id)).size).toBe(3000)
+  })
+
+  it('does not touch an upload that a slow body is still coming for [C10]', async () => {
     const { clock, advance } = movable()
     const { engine, client } = testEngine({ clock, cleanupInterval: hour })
     for (const index of [0, 1]) {
@@ -63,7 +82,7 @@ describe('the sweeper', () => {
     }
   })
 
-  it('never races a chunk: whoever is acknowledged is kept', async () => {
+  it('never races a chunk: whoever is acknowledged is kept [C10]', async () => {
     for (let round = 0; round < 30; round++) {
       const { clock, advance } = movable()
       const { engine, client } = testEngine({ clock, cleanupInterval: hour })

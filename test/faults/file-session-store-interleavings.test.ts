@@ -175,7 +175,9 @@ async function runTrial(seed: number, kind: 'updates' | 'deletes' | 'kills'): Pr
 
 describe('FileSessionStore in three processes at once', () => {
   for (const kind of ['updates', 'deletes', 'kills'] as const) {
-    test(`shows one order of ${kind} however their file-system calls interleave`, { timeout: 3_600_000 }, async () => {
+    test(`shows one order of ${kind} however their file-system calls interleave [C02]`, {
+      timeout: 3_600_000,
+    }, async () => {
       for (let seed = firstSeed; seed < firstSeed + seeds; seed++) await runTrial(seed, kind)
     })
   }

@@ -18,6 +18,8 @@ export interface ServerSettings {
   directory?: string
   s3?: { endpoint: string; region: string; accessKeyId: string; secretAccessKey: string; bucket: string }
   port?: number
+  /** How much later it is for this server than for others, ms. */
+  clockAhead?: number
   /** Sessions and locks in this Redis. */
   redis?: { kind: ClientKind; port: number; prefix: string; ttl?: number }
   config?: { maxChunkSize?: number; maxFileSize?: number; cleanupInterval?: number; durability?: 'process' | 'power' }
@@ -29,8 +31,10 @@ const storage: StorageAdapter = settings.s3
   : new LocalStorageAdapter({ directory: settings.directory ?? settings.tempDir })
 const redis = settings.redis && (await connectClient(settings.redis.kind, { port: settings.redis.port }))
 const { prefix = '', ttl = 10_000 } = settings.redis ?? {}
+const { clockAhead = 0 } = settings
 const uploads = createChunkedUploadMiddleware(storage, {
   ...settings.config,
+  ...(clockAhead > 0 && { clock: () => Date.now() + clockAhead }),
   ...(redis && {
     sessions: new RedisSessionStore(redis.client, { prefix, commandTimeout: 1_000 }),
     locker: new RedisLocker(redis.client, { prefix, ttl, commandTimeout: 1_000 }),
