@@ -22,7 +22,7 @@ import {
   truncate,
   unlink,
 } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { Readable } from 'node:stream'
 import fs from 'fs-extra'
 import { StorageUnavailableError } from '../errors.ts'
@@ -31,6 +31,7 @@ import { ChunkSums } from './chunk-sums.ts'
 import {
   bytesIn,
   type FilePiece,
+  missingFolders,
   ownFolder,
   randomGeneration,
   readPieces,
@@ -57,6 +58,8 @@ export class Staging {
   readonly sums: ChunkSums
   readonly #spool: string
   readonly #durable: boolean
+  /** Folders above `tempDir` with names that a power cut may still take. */
+  readonly #unsynced = new Set<string>()
 
   constructor(options: { tempDir: string; durability: Durability }) {
     this.root = join(options.tempDir, 'staging')
@@ -79,15 +82,26 @@ export class Staging {
 
   /** Makes the private folders. @throws StorageUnavailableError when somebody else owns them or they are links. */
   async prepare(tempDir: string): Promise<void> {
+    for (const folder of await missingFolders(tempDir)) this.#unsynced.add(dirname(folder))
     await fs.ensureDir(tempDir, { mode: 0o700 })
     await ownFolder(tempDir)
     await fs.ensureDir(this.root, { mode: 0o700 })
     await fs.ensureDir(this.#spool, { mode: 0o700 })
+    if (!this.#durable) return
+    for (const folder of [...this.#unsynced]) await syncFolder(folder)
+    this.#unsynced.clear()
+    await syncFolder(tempDir)
   }
 
   async createFolder(uploadId: string): Promise<void> {
-    const made = await mkdir(this.claimsOf(uploadId), { mode: 0o700, recursive: true })
-    if (made !== undefined && this.#durable) await syncFolder(this.root)
+    await mkdir(this.claimsOf(uploadId), { mode: 0o700, recursive: true })
+  }
+
+  /** The names in the upload's folder, and its own: whoever made it may not have come to that, or was killed before. */
+  async #syncNames(uploadId: string): Promise<void> {
+    if (!this.#durable) return
+    await syncFolder(this.folderOf(uploadId))
+    await syncFolder(this.root)
   }
 
   /**
@@ -138,7 +152,10 @@ export class Staging {
       })
     }
     const handle = await open(path, flags.O_WRONLY | flags.O_CREAT | noFollow, 0o600)
-    if (this.#durable) await syncFolder(this.folderOf(uploadId))
+    await this.#syncNames(uploadId).catch(async (error) => {
+      await handle.close()
+      throw error
+    })
     return handle
   }
 
@@ -171,7 +188,7 @@ export class Staging {
       try {
         await link(path, this.loosePath(uploadId, index, generation))
         await unlink(path)
-        if (this.#durable) await syncFolder(this.folderOf(uploadId))
+        await this.#syncNames(uploadId)
         return generation
       } catch (error) {
         if ((error as { code?: unknown }).code !== 'EEXIST') throw error
