@@ -117,8 +117,10 @@ describe.skipIf(missing)('durability power: what a power cut leaves', () => {
     const share = ledger.entries.length > 100 ? 6 : 30
     const moments = [...random.shuffle(answered).slice(0, share), ...random.shuffle(history.moments).slice(0, share)]
     for (const at of moments) {
-      const some = { keeps: () => random.next() < 0.5, tears: (size: number) => random.integer(0, size) }
-      for (const [kind, selection] of Object.entries({ nothingMore, everything, some, other: some })) {
+      const keeps = () => random.next() < 0.5
+      const some = { keeps, tears: (size: number) => random.integer(0, size), blanks: () => false }
+      const blank = { keeps, tears: (size: number) => random.integer(0, size), blanks: keeps }
+      for (const [kind, selection] of Object.entries({ nothingMore, everything, some, blank })) {
         await restart(run, at, selection).catch((cause) => {
           throw new Error(`a power cut at line ${at} with ${kind}: ${cause.message}`, { cause })
         })

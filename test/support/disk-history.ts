@@ -32,10 +32,12 @@ export interface Selection {
   keeps(): boolean
   /** How many of the bytes of a write, of `size`. */
   tears(size: number): number
+  /** Whether the file has become longer by a write, and what was written is not there. */
+  blanks(): boolean
 }
 
-export const nothingMore: Selection = { keeps: () => false, tears: (size) => size }
-export const everything: Selection = { keeps: () => true, tears: (size) => size }
+export const nothingMore: Selection = { keeps: () => false, tears: (size) => size, blanks: () => false }
+export const everything: Selection = { keeps: () => true, tears: (size) => size, blanks: () => false }
 
 export class DiskHistory {
   readonly #root: string
@@ -232,7 +234,7 @@ function contentOf(node: Node, at: number, holds: (change: Change) => boolean, s
     const size = change.flushed < at ? data.length : selection.tears(data.length)
     const end = position + size
     if (end > content.length) content = Buffer.concat([content, Buffer.alloc(end - content.length)])
-    data.copy(content, position, 0, size)
+    if (change.flushed < at || !selection.blanks()) data.copy(content, position, 0, size)
   }
   return content
 }
