@@ -21,7 +21,7 @@ const images = Number(process.env.POWER_CUTS ?? 30)
 const seed = Number(process.env.POWER_SEED ?? Date.now() % 1_000_000)
 /** A new disk after so many images: on an old one there is ever more to look at. */
 const imagesPerDisk = 20
-const clients = 4
+const clientCount = 4
 
 const foldersIn = (root: string) => ({ tempDir: join(root, 'temp'), directory: join(root, 'files') })
 
@@ -34,42 +34,58 @@ function startBefore(disk: CrashDisk, durability: 'process' | 'power'): Promise<
   return startServer(settings, undefined, ['unshare', '-m', 'sh', '-c', command])
 }
 
+interface Clients {
+  readonly url: string
+  readonly ledger: Ledger
+  stopped: boolean
+  /** While an image is looked at, so that the disk does not fill meanwhile. */
+  waiting: boolean
+}
+
+async function isOver(clients: Clients): Promise<boolean> {
+  while (clients.waiting && !clients.stopped) await wait(5)
+  return clients.stopped
+}
+
 /** Uploads of every kind, one after the other, until it is stopped. */
-async function upload(url: string, ledger: Ledger, ownSeed: number, stop: AbortSignal): Promise<void> {
+async function upload(clients: Clients, ownSeed: number): Promise<void> {
+  const { url, ledger } = clients
   const random = seeded(ownSeed)
-  while (!stop.aborted) {
+  while (!(await isOver(clients))) {
     const file = bytes(random.integer(1, 60_000), random.integer(1, 1e9))
     const kind = random.integer(0, 4)
     if (kind === 0) await ledger.single(url, file)
-    else if (kind === 1) await uploadByTus(url, ledger, file, random, stop)
-    else await uploadInChunks(url, ledger, file, random, stop)
+    else if (kind === 1) await uploadByTus(clients, file, random)
+    else await uploadInChunks(clients, file, random)
     await wait(random.integer(0, 20))
   }
 }
 
 type Random = ReturnType<typeof seeded>
 
-async function uploadByTus(url: string, ledger: Ledger, file: Buffer, random: Random, stop: AbortSignal) {
+async function uploadByTus(clients: Clients, file: Buffer, random: Random): Promise<void> {
+  const { url, ledger } = clients
   const own = await ledger.startTus(url, file)
-  for (let from = 0; from < file.length && !stop.aborted; ) {
+  for (let from = 0; from < file.length && !(await isOver(clients)); ) {
     const to = Math.min(file.length, from + random.integer(1, 25_000))
     await ledger.patch(url, own, from, to)
     from = to
   }
 }
 
-async function uploadInChunks(url: string, ledger: Ledger, file: Buffer, random: Random, stop: AbortSignal) {
+async function uploadInChunks(clients: Clients, file: Buffer, random: Random): Promise<void> {
+  const { url, ledger } = clients
   const declared = random.next() < 0.5
   const sizes = Array.from({ length: declared ? 1 : 8 }, () => random.integer(4_000, 20_000))
   const own = await ledger.startNative(url, file, sizes, declared)
   for (const index of random.shuffle(own.bounds.slice(1).map((_, i) => i))) {
-    if (stop.aborted) return
+    if (await isOver(clients)) return
     const other = Buffer.from(file.subarray(own.bounds[index], own.bounds[index + 1]).map((byte) => byte ^ 0xff))
     if (random.next() < 0.2) await ledger.chunk(url, own, index, other)
     await ledger.chunk(url, own, index)
   }
   // Some are left for whoever comes after the power cut.
-  if (random.next() < 0.7 && !stop.aborted) await ledger.complete(url, own)
+  if (random.next() < 0.7 && !(await isOver(clients))) await ledger.complete(url, own)
 }
 
 interface Outcome {
@@ -81,31 +97,35 @@ interface Outcome {
 /** Cuts the power `count` times while one server runs on one disk. */
 async function cutPower(count: number, durability: 'process' | 'power', ownSeed: number): Promise<Outcome> {
   const random = seeded(ownSeed)
-  const disk = new CrashDisk()
-  const stop = new AbortController()
+  const disk = new CrashDisk(64)
   const ledger = new Ledger()
   const broken: string[] = []
   let promises = 0
   let server: ServerProcess | undefined
+  let clients: Clients | undefined
   let working: Promise<unknown> = Promise.resolve()
   try {
     server = await startBefore(disk, durability)
     const { url, pid } = server
-    const seeds = Array.from({ length: clients }, () => random.integer(1, 1e9))
-    working = Promise.allSettled(seeds.map((each) => upload(url, ledger, each, stop.signal)))
+    const own: Clients = { url, ledger, stopped: false, waiting: false }
+    clients = own
+    const seeds = Array.from({ length: clientCount }, () => random.integer(1, 1e9))
+    working = Promise.allSettled(seeds.map((each) => upload(own, each)))
     for (let i = 0; i < count; i++) {
       await wait(random.integer(1, 60))
       const told = new Set(ledger.entries.filter((entry) => entry.acknowledged))
       const sent = [...ledger.entries]
       const image = await disk.cut(pid)
       promises += told.size
+      own.waiting = true
       await disk.on(image, (path) => goOn(path, sent, told)).catch((error) => broken.push(String(error)))
+      own.waiting = false
     }
-    stop.abort()
+    own.stopped = true
     await working
     expect(ledger.refusals).toEqual([])
   } finally {
-    stop.abort()
+    if (clients) clients.stopped = true
     await server?.kill()
     await working
     disk.remove()

@@ -56,7 +56,7 @@ export class CrashDisk {
     writeFileSync(this.#image, '')
     truncateSync(this.#image, megabytes * 2 ** 20)
     try {
-      run('mkfs.ext4', '-q', '-m', '0', '-N', '4096', '-E', 'lazy_itable_init=0,lazy_journal_init=0', this.#image)
+      run('mkfs.ext4', '-q', '-m', '0', '-N', '16384', '-E', 'lazy_itable_init=0,lazy_journal_init=0', this.#image)
       // Nothing is written by itself, and a rename does not flush what it renames.
       mount(this.#image, this.path, 'commit=600,noauto_da_alloc')
       this.#device = basename(run('findmnt', '-n', '-o', 'SOURCE', this.path).trim())
