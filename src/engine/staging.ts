@@ -22,7 +22,7 @@ import {
   truncate,
   unlink,
 } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import fs from 'fs-extra'
 import { StorageUnavailableError } from '../errors.ts'
@@ -31,8 +31,6 @@ import { ChunkSums } from './chunk-sums.ts'
 import {
   bytesIn,
   type FilePiece,
-  missingFolders,
-  ownFolder,
   randomGeneration,
   readPieces,
   removeOthers,
@@ -40,6 +38,7 @@ import {
   syncFolder,
   writeAll,
 } from './staged-files.ts'
+import { TempFolder } from './temp-folder.ts'
 
 const noFollow = flags.O_NOFOLLOW ?? 0
 const copyBufferSize = 1024 * 1024
@@ -58,13 +57,13 @@ export class Staging {
   readonly sums: ChunkSums
   readonly #spool: string
   readonly #durable: boolean
-  /** Folders above `tempDir` with names that a power cut may still take. */
-  readonly #unsynced = new Set<string>()
+  readonly #folder: TempFolder
 
   constructor(options: { tempDir: string; durability: Durability }) {
     this.root = join(options.tempDir, 'staging')
     this.#spool = join(options.tempDir, 'spool')
     this.#durable = options.durability === 'power'
+    this.#folder = new TempFolder(options.tempDir, [this.root, this.#spool], this.#durable)
     this.sums = new ChunkSums((uploadId) => join(this.folderOf(uploadId), sums), this.#durable)
   }
 
@@ -80,17 +79,9 @@ export class Staging {
     return join(this.folderOf(uploadId), `part-${partNumber}`)
   }
 
-  /** Makes the private folders. @throws StorageUnavailableError when somebody else owns them or they are links. */
-  async prepare(tempDir: string): Promise<void> {
-    for (const folder of await missingFolders(tempDir)) this.#unsynced.add(dirname(folder))
-    await fs.ensureDir(tempDir, { mode: 0o700 })
-    await ownFolder(tempDir)
-    await fs.ensureDir(this.root, { mode: 0o700 })
-    await fs.ensureDir(this.#spool, { mode: 0o700 })
-    if (!this.#durable) return
-    for (const folder of [...this.#unsynced]) await syncFolder(folder)
-    this.#unsynced.clear()
-    await syncFolder(tempDir)
+  /** Before every piece of work. @throws StorageUnavailableError when `tempDir` cannot be used */
+  async prepare(): Promise<void> {
+    await this.#folder.ready()
   }
 
   async createFolder(uploadId: string): Promise<void> {
