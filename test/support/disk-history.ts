@@ -25,6 +25,8 @@ interface Change {
   readonly pair?: Change
   /** When it was on the disk for certain. */
   flushed: number
+  /** A flush of it failed: no other one brings it to the disk. */
+  lost?: boolean
 }
 
 /** What of the changes that were not flushed is there. */
@@ -46,6 +48,7 @@ export class DiskHistory {
   readonly #appending = new Set<number>()
   /** Calls that flushed something. */
   flushes = 0
+  failedFlushes = 0
   /** When each answer began to be written: by the client's port. */
   readonly answers = new Map<number, { at: number; status: number }>()
   /** When anything changed or was flushed. */
@@ -90,8 +93,11 @@ export class DiskHistory {
   }
 
   #take(call: SystemCall): void {
-    if (call.result < 0) return
     const { name, args, begun, ended } = call
+    if (call.result < 0) {
+      if (name === 'fsync' || name === 'fdatasync') this.#failFlush(call)
+      return
+    }
     if (/^(write|writev|sendto|sendmsg)$/.test(name) && this.#answer(call)) return
     if (/^p?write/.test(name)) this.#write(call)
     else if (name === 'fsync' || name === 'fdatasync') this.#flush(args[0], begun, ended)
@@ -157,7 +163,21 @@ export class DiskHistory {
     this.flushes += 1
     this.moments.push(ended + 0.5)
     for (const change of node.changes) {
-      if (change.at < begun && ended < change.flushed) change.flushed = ended
+      if (change.at < begun && ended < change.flushed && !change.lost) change.flushed = ended
+    }
+  }
+
+  /**
+   * The system takes the bytes for written from then on, and the next flush, which finds nothing to do, succeeds. Names are
+   * in the journal of the file system, which ends for good when it cannot be written.
+   */
+  #failFlush({ args, begun }: SystemCall): void {
+    const { fd, of } = descriptorOf(args[0])
+    this.failedFlushes += 1
+    const node = of.startsWith(`${this.#root}/`) ? this.#open.get(fd) : undefined
+    if (node?.kind !== 'file') return
+    for (const change of node.changes) {
+      if (change.at < begun && change.flushed === Number.POSITIVE_INFINITY) change.lost = true
     }
   }
 

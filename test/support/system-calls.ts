@@ -46,8 +46,9 @@ export async function trace(pid: number, options: readonly string[]): Promise<Tr
   }
 }
 
-export function watchFiles(pid: number, output: string): Promise<Tracer> {
-  return trace(pid, ['-yy', '-s', '1000000', '-e', `trace=${watched}`, '-o', output])
+/** @param options more of them for strace: which calls are to fail, say */
+export function watchFiles(pid: number, output: string, options: readonly string[] = []): Promise<Tracer> {
+  return trace(pid, ['-yy', '-s', '1000000', '-e', `trace=${watched}`, ...options, '-o', output])
 }
 
 function attached(strace: ChildProcess): Promise<void> {
