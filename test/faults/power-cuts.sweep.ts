@@ -159,7 +159,7 @@ describe.skipIf(missing)(`a power cut (seed ${seed})`, () => {
   it('loses nothing acknowledged with durability power [D10]', { timeout: 60_000 + images * 6_000 }, async () => {
     const { promises, broken } = await manyCuts(images, 'power')
     measured('Acknowledgements looked for in images of power cuts', promises, '')
-    measured('of them lost', broken.length, '')
+    measured('Images of power cuts that had lost one', broken.length, '')
     expect(broken).toEqual([])
     survived('power', 'crash images', images)
   })
