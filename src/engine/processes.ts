@@ -5,14 +5,23 @@ import { hostname } from 'node:os'
 import { threadId } from 'node:worker_threads'
 
 const unknown = 'unknown'
+const bootId = '/proc/sys/kernel/random/boot_id'
 
 /** Marks are touched every half minute while their work goes on; this long without is a death, ms. */
 const foreignPatience = 5 * 60_000
 
 const liveTokensKey = Symbol.for('nexus-uploader.liveTokens')
 
-/** A process is known by machine, process-id space, id and start time, so that a reused id is not taken for it. */
-const self = { scope: machineScope(), pid: process.pid, start: startTimeOf(process.pid), thread: String(threadId) }
+/**
+ * A process is known by machine, boot and process-id space, id and start time, so that a reused id is not taken for it.
+ * A machine that does not know itself is a new one with every boot.
+ */
+const self = {
+  scope: [machine(), boot()].join('-'),
+  pid: process.pid,
+  start: startTimeOf(process.pid),
+  thread: String(threadId),
+}
 
 /** Shared by all copies of this module in the thread: the ESM and the CJS build may both be loaded. */
 const shared = globalThis as { [liveTokensKey]?: Set<string> }
@@ -40,7 +49,7 @@ export function dropToken(token: string): void {
  */
 export function isDead(token: string, idle = 0): boolean {
   const [scope, pidText, start, thread] = token.split('.')
-  if (scope !== self.scope) return scope !== '' && idle > foreignPatience
+  if (scope !== self.scope) return isEarlierBoot(scope) || (scope !== '' && idle > foreignPatience)
   const pid = Number(pidText)
   if (pid === self.pid && start === self.start) return thread === self.thread && !liveTokens.has(token)
   try {
@@ -52,8 +61,24 @@ export function isDead(token: string, idle = 0): boolean {
   return now !== unknown && start !== unknown && start !== now
 }
 
-function machineScope(): string {
-  const parts = [hostname(), readOr('/proc/sys/kernel/random/boot_id', ''), linkOr('/proc/self/ns/pid', '')]
+/** Nothing outlives the boot of its machine: after a power cut nobody has to wait for the marks that are left. */
+function isEarlierBoot(scope = ''): boolean {
+  const [machineThen, kernelThen] = scope.split('-')
+  const [machineNow, kernelNow] = self.scope.split('-')
+  return machineThen !== '' && kernelThen !== undefined && machineThen === machineNow && kernelThen !== kernelNow
+}
+
+/** Empty where there is no id that outlives a boot, as in most containers: there a name may move to another machine. */
+function machine(): string {
+  const id = readOr('/etc/machine-id', '').trim()
+  return id === '' || readOr(bootId, '') === '' ? '' : digest([hostname(), id])
+}
+
+function boot(): string {
+  return [digest([hostname(), readOr(bootId, '')]), digest([linkOr('/proc/self/ns/pid', '')])].join('-')
+}
+
+function digest(parts: readonly string[]): string {
   return createHash('sha256').update(parts.join('\n')).digest('hex').slice(0, 12)
 }
 

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { createReadStream, constants as flags } from 'node:fs'
 import { type FileHandle, lstat, open, readdir } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import fs from 'fs-extra'
 import { StorageUnavailableError } from '../errors.ts'
 
@@ -34,6 +34,15 @@ export async function ownFolder(path: string): Promise<void> {
     const cause = new Error(`tempDir ${path} must be a folder of the user that runs the server, not a link`)
     throw new StorageUnavailableError(undefined, { code: 'TEMP_DIR_REFUSED', cause })
   }
+}
+
+/** The folder, if it is not there, and those above it that are not. */
+export async function missingFolders(path: string): Promise<string[]> {
+  const missing: string[] = []
+  for (let folder = path; !(await fs.pathExists(folder)) && dirname(folder) !== folder; folder = dirname(folder)) {
+    missing.push(folder)
+  }
+  return missing
 }
 
 export async function syncFolder(path: string): Promise<void> {

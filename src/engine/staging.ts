@@ -31,7 +31,6 @@ import { ChunkSums } from './chunk-sums.ts'
 import {
   bytesIn,
   type FilePiece,
-  ownFolder,
   randomGeneration,
   readPieces,
   removeOthers,
@@ -39,6 +38,7 @@ import {
   syncFolder,
   writeAll,
 } from './staged-files.ts'
+import { TempFolder } from './temp-folder.ts'
 
 const noFollow = flags.O_NOFOLLOW ?? 0
 const copyBufferSize = 1024 * 1024
@@ -57,11 +57,13 @@ export class Staging {
   readonly sums: ChunkSums
   readonly #spool: string
   readonly #durable: boolean
+  readonly #folder: TempFolder
 
   constructor(options: { tempDir: string; durability: Durability }) {
     this.root = join(options.tempDir, 'staging')
     this.#spool = join(options.tempDir, 'spool')
     this.#durable = options.durability === 'power'
+    this.#folder = new TempFolder(options.tempDir, [this.root, this.#spool], this.#durable)
     this.sums = new ChunkSums((uploadId) => join(this.folderOf(uploadId), sums), this.#durable)
   }
 
@@ -77,17 +79,20 @@ export class Staging {
     return join(this.folderOf(uploadId), `part-${partNumber}`)
   }
 
-  /** Makes the private folders. @throws StorageUnavailableError when somebody else owns them or they are links. */
-  async prepare(tempDir: string): Promise<void> {
-    await fs.ensureDir(tempDir, { mode: 0o700 })
-    await ownFolder(tempDir)
-    await fs.ensureDir(this.root, { mode: 0o700 })
-    await fs.ensureDir(this.#spool, { mode: 0o700 })
+  /** Before every piece of work. @throws StorageUnavailableError when `tempDir` cannot be used */
+  async prepare(): Promise<void> {
+    await this.#folder.ready()
   }
 
   async createFolder(uploadId: string): Promise<void> {
-    const made = await mkdir(this.claimsOf(uploadId), { mode: 0o700, recursive: true })
-    if (made !== undefined && this.#durable) await syncFolder(this.root)
+    await mkdir(this.claimsOf(uploadId), { mode: 0o700, recursive: true })
+  }
+
+  /** The names in the upload's folder, and its own: whoever made it may not have come to that, or was killed before. */
+  async #syncNames(uploadId: string): Promise<void> {
+    if (!this.#durable) return
+    await syncFolder(this.folderOf(uploadId))
+    await syncFolder(this.root)
   }
 
   /**
@@ -138,7 +143,10 @@ export class Staging {
       })
     }
     const handle = await open(path, flags.O_WRONLY | flags.O_CREAT | noFollow, 0o600)
-    if (this.#durable) await syncFolder(this.folderOf(uploadId))
+    await this.#syncNames(uploadId).catch(async (error) => {
+      await handle.close()
+      throw error
+    })
     return handle
   }
 
@@ -171,7 +179,7 @@ export class Staging {
       try {
         await link(path, this.loosePath(uploadId, index, generation))
         await unlink(path)
-        if (this.#durable) await syncFolder(this.folderOf(uploadId))
+        await this.#syncNames(uploadId)
         return generation
       } catch (error) {
         if ((error as { code?: unknown }).code !== 'EEXIST') throw error

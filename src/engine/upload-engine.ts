@@ -72,7 +72,6 @@ export class Engine implements UploadEngine {
   readonly #direct: DirectUploads
   readonly #cut = new AbortController()
   readonly #work = new Set<Promise<unknown>>()
-  #ready: Promise<void> | null = null
   #closed = false
 
   constructor(options: EngineOptions & Clocks & { readonly durability: Durability }) {
@@ -281,11 +280,9 @@ export class Engine implements UploadEngine {
 
   async #prepared(): Promise<void> {
     if (this.#closed) throw new StorageUnavailableError('The server is shutting down. Try again.', { code: 'CLOSING' })
-    this.#ready ??= this.#parts.staging.prepare(this.#parts.options.tempDir)
     try {
-      await this.#ready
+      await this.#parts.staging.prepare()
     } catch (cause) {
-      this.#ready = null
       throw isNexusUploaderError(cause) ? cause : new StorageUnavailableError(undefined, { cause })
     }
   }

@@ -2,7 +2,7 @@
 import type { Stats } from 'node:fs'
 import { dirname } from 'node:path'
 import { StorageUnavailableError } from '../errors.ts'
-import type { SessionFileSystem, SessionFiles } from './session-files.ts'
+import { hasCode, type SessionFileSystem, type SessionFiles } from './session-files.ts'
 
 export interface DirectoryIdentity {
   readonly dev: number
@@ -17,6 +17,12 @@ export async function openPrivateDirectory(files: SessionFiles, path: string): P
   const firstMade = await files.fs.mkdir(path, { recursive: true, mode: 0o700 })
   for (let made = path; firstMade !== undefined && made.length >= firstMade.length; made = dirname(made)) {
     await files.flushFolder(dirname(made))
+  }
+  // Whoever made it may not have come to that yet. A folder above that may not be read was not made by us.
+  if (firstMade === undefined) {
+    await files.flushFolder(dirname(path)).catch((error) => {
+      if (!hasCode(error, 'EACCES', 'EPERM')) throw error
+    })
   }
   const stats = await files.fs.lstat(path)
   const fault = faultOf(stats)

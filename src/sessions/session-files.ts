@@ -14,6 +14,7 @@ const noFollow = constants.O_NOFOLLOW ?? 0
 const toRead = constants.O_RDONLY | noFollow
 // Never O_CREAT: who comes late must not bring back a file that somebody removed. Readable, to see who was in between.
 const toAppend = constants.O_RDWR | constants.O_APPEND | noFollow
+const toRewrite = constants.O_RDWR | noFollow
 const toMake = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | noFollow
 
 export function hasCode(error: unknown, ...codes: string[]): boolean {
@@ -25,6 +26,8 @@ export class SessionFiles {
   readonly fs: SessionFileSystem
   /** Whether everything is flushed to the disk before anybody is told of it. */
   readonly power: boolean
+  /** Files of which a flush failed: the system has cast off what it was to write, and flushing again would not. */
+  readonly #castOff = new Set<string>()
 
   constructor(fs: SessionFileSystem, power: boolean) {
     this.fs = fs
@@ -60,11 +63,12 @@ export class SessionFiles {
 
   /** Takes in what was appended since. */
   async readMore(path: string, journal: Journal, flush = true): Promise<void> {
+    if (flush) await this.#rewrite(path)
     // Flushing needs a writable descriptor on some systems.
     await this.#with(path, this.power && flush ? toAppend : toRead, async (handle) => {
       await this.#foldRest(path, handle, journal, (await handle.stat()).size)
       // The one who wrote it may not have flushed it yet, and may never.
-      if (this.power && flush) await handle.datasync()
+      if (flush) await this.#flush(path, handle)
     })
   }
 
@@ -74,6 +78,7 @@ export class SessionFiles {
    */
   async append(path: string, line: Line, journal: Journal): Promise<boolean> {
     const bytes = encodeLine(line)
+    await this.#rewrite(path)
     return this.#with(path, toAppend, async (handle) => {
       const { bytesWritten } = await handle.write(bytes)
       const { size } = await handle.stat()
@@ -82,13 +87,14 @@ export class SessionFiles {
         ? journal.foldOwn(line, bytes.length)
         : await this.#foldRest(path, handle, journal, size, line.nonce)
       if (!counts && bytesWritten < bytes.length) throw shortWrite()
-      if (this.power) await handle.datasync()
+      await this.#flush(path, handle)
       return counts
     })
   }
 
   /** Removes the file; a missing one is no error. */
   async remove(path: string): Promise<void> {
+    this.#castOff.delete(path)
     try {
       await this.fs.unlink(path)
     } catch (error) {
@@ -112,6 +118,31 @@ export class SessionFiles {
   async flushFolder(path: string): Promise<void> {
     if (!this.power || process.platform === 'win32') return
     await this.#with(path, constants.O_RDONLY, (handle) => handle.sync())
+  }
+
+  async #flush(path: string, handle: FileHandle): Promise<void> {
+    if (!this.power) return
+    try {
+      await handle.datasync()
+    } catch (error) {
+      this.#castOff.add(path)
+      throw error
+    }
+  }
+
+  /** Bytes that are there never change, so writing them once more disturbs nobody who appends meanwhile. */
+  async #rewrite(path: string): Promise<void> {
+    if (!this.#castOff.has(path)) return
+    await this.#with(path, toRewrite, async (handle) => {
+      const bytes = await handle.readFile()
+      for (let done = 0; done < bytes.length; ) {
+        const { bytesWritten } = await handle.write(bytes, done, bytes.length - done, done)
+        if (bytesWritten === 0) throw shortWrite()
+        done += bytesWritten
+      }
+      await handle.datasync()
+    })
+    this.#castOff.delete(path)
   }
 
   async #with<T>(path: string, flags: number, use: (handle: FileHandle) => Promise<T>): Promise<T> {

@@ -3,7 +3,8 @@
  * the lines in that order gives the record, and gives every process the same answer about who won.
  *
  * A line is `RS <crc32> <kind> <number> <nonce> <bytes> <json> LF`. RS begins every line and LF ends it, and neither
- * occurs inside, so a line that was cut off (no LF) cannot be taken for one that was damaged later (LF, but wrong).
+ * occurs inside, so a line that was cut off (no LF) cannot be taken for one that was damaged later (LF, but wrong). Nor
+ * does NUL: that is read where a file system has kept the new length of the file over a power cut and not the bytes.
  */
 import { crc32 } from 'node:zlib'
 
@@ -35,6 +36,10 @@ export class JournalNewer extends Error {}
 
 const RS = 0x1e
 const LF = 0x0a
+const NUL = 0x00
+const beforeBlank = Buffer.from([LF, NUL])
+/** Disks write no less at once, bytes. */
+const sector = 512
 const header = /^([0-9a-f]{8}) ([a-z]) (\d{1,15}) ([0-9a-z]{1,32}) (\d{1,10}) /
 const longestHeader = 8 + 1 + 1 + 1 + 15 + 1 + 32 + 1 + 10 + 1
 
@@ -64,6 +69,21 @@ function decodeLine(bytes: Buffer): DecodedLine | null {
   }
   if (!isLineKind(kind)) throw new JournalNewer(`lines of kind ${kind} are not known here`)
   return { kind, number: Number(number), nonce, json: bytes.subarray(head.length, end) }
+}
+
+/**
+ * Whether sectors of the line never came to the disk: it was not flushed, so nobody was told of it. A single byte that
+ * became NUL is damage.
+ */
+function isTorn(line: Buffer, position: number): boolean {
+  let torn = false
+  for (let at = line.indexOf(NUL); at !== -1; at = line.indexOf(NUL, at)) {
+    if (at > 0 && (position + at) % sector !== 0) return false
+    while (at < line.length && line[at] === NUL) at++
+    if (at < line.length && (position + at) % sector !== 0) return false
+    torn = true
+  }
+  return torn
 }
 
 function isLineKind(kind: string): kind is LineKind {
@@ -104,12 +124,21 @@ export class Journal {
     let newest: DecodedLine | null = null
     let at = this.#awaitsEnd && bytes[0] === LF ? 1 : 0
     while (at < bytes.length) {
-      if (bytes[at] !== RS) throw new JournalDamage('bytes between two lines')
       const next = bytes.indexOf(RS, at + 1)
-      const end = next === -1 ? bytes.length : next
+      const whole = bytes.subarray(at, next === -1 ? bytes.length : next)
+      const blank = whole.indexOf(beforeBlank)
+      const end = at + (blank === -1 ? whole.length : blank + 1)
+      const isLast = end === bytes.length
+      if (isTorn(bytes.subarray(at, end), from + at)) {
+        if (isLast) break
+        this.#awaitsEnd = false
+        at = end
+        continue
+      }
+      if (bytes[at] !== RS) throw new JournalDamage('bytes between two lines')
       const line = decodeLine(bytes.subarray(at + 1, end))
       // Without an end and with nothing behind it, it may still be growing; with something behind it, it is torn.
-      if (line === null && next === -1) break
+      if (line === null && isLast) break
       if (line !== null && this.#apply(line, end - at)) {
         if (line.kind === 'r') newest = line
         if (line.nonce === nonce) counts = true

@@ -1,7 +1,7 @@
 /** What `LocalStorageAdapter` does with files, folders and their errors. */
 import type { Stats } from 'node:fs'
 import { chmod, type FileHandle, lstat, mkdir, open, readdir, realpath, unlink } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { isNexusUploaderError, LocalStorageError, type NexusUploaderError } from '../errors.ts'
 import { privateFolder } from './local-options.ts'
@@ -107,6 +107,19 @@ export async function syncFile(path: string): Promise<void> {
   } finally {
     await handle.close()
   }
+}
+
+/** The folder, if it is not there, and those above it that are not. */
+export async function missingFolders(path: string): Promise<string[]> {
+  const missing: string[] = []
+  for (
+    let folder = path;
+    (await statIfThere(folder)) === null && dirname(folder) !== folder;
+    folder = dirname(folder)
+  ) {
+    missing.push(folder)
+  }
+  return missing
 }
 
 export async function syncFolder(path: string): Promise<void> {

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { createReadStream, constants as flags } from 'node:fs'
 import { chmod, lstat, open, realpath, rename, unlink } from 'node:fs/promises'
-import { isAbsolute, join, relative, resolve, sep } from 'node:path'
+import { dirname, isAbsolute, join, relative, resolve, sep } from 'node:path'
 import { addAbortSignal, type Readable } from 'node:stream'
 import fs from 'fs-extra'
 import { LocalStorageError } from '../errors.ts'
@@ -14,6 +14,7 @@ import {
   ignore,
   isFileOfSize,
   makeOneFolder,
+  missingFolders,
   realpathIfThere,
   removeWhenFailing,
   sweepAbandoned,
@@ -56,6 +57,8 @@ export class LocalStorageAdapter implements StorageAdapter {
   readonly #durable: boolean
   readonly #fileMode: number
   readonly #directoryMode: number
+  /** Folders above the root with names that a power cut may still take. */
+  readonly #unsynced = new Set<string>()
   #swept = false
 
   /** @throws TypeError when an option cannot work. */
@@ -195,14 +198,15 @@ export class LocalStorageAdapter implements StorageAdapter {
     const root = await this.#makeRoot()
     const folder = await this.#makeFolder(root, segments.slice(0, -1), this.#directoryMode)
     checkFolder(root, folder)
+    await this.#syncNames(root, folder)
     return { folder, path: join(folder, segments.at(-1) ?? '') }
   }
 
   async #makeRoot(): Promise<string> {
     const existing = await realpathIfThere(this.#root)
     if (existing !== null) return existing
+    for (const folder of await missingFolders(this.#root)) this.#unsynced.add(dirname(folder))
     await fs.ensureDir(this.#root, { mode: this.#directoryMode })
-    if (this.#durable) await syncFolder(join(this.#root, '..'))
     return realpath(this.#root)
   }
 
@@ -215,9 +219,21 @@ export class LocalStorageAdapter implements StorageAdapter {
     const existing = await realpathIfThere(folder)
     if (existing !== null) return checkInside(root, existing)
     const parent = await this.#makeFolder(root, segments.slice(0, -1), mode)
-    const made = await makeOneFolder(join(parent, segments.at(-1) ?? ''), mode)
-    if (made && this.#durable) await syncFolder(parent)
+    await makeOneFolder(join(parent, segments.at(-1) ?? ''), mode)
     return checkInside(root, await realpath(folder))
+  }
+
+  /**
+   * The names of all folders on the way, before anything moves there: one that is there already may have been made by
+   * another upload just now, or by a process that was killed before it came to this.
+   */
+  async #syncNames(root: string, folder: string): Promise<void> {
+    if (!this.#durable) return
+    for (const above of [...this.#unsynced]) {
+      await syncFolder(above)
+      this.#unsynced.delete(above)
+    }
+    for (let at = folder; at.length > root.length; at = dirname(at)) await syncFolder(dirname(at))
   }
 
   #urlOf(segments: readonly string[]): string {

@@ -70,6 +70,29 @@ describe("durability 'power'", () => {
     }
   })
 
+  test('writes anew what a failed flush has cast off, before anybody is told of it', async () => {
+    let failing = false
+    const written: Buffer[] = []
+    const fs = interceptedFs(async (name, proceed, args) => {
+      if (name === 'handle.write') written.push(Buffer.from(args[0] as Buffer))
+      if (name !== 'handle.datasync' || !failing) return proceed()
+      failing = false
+      throw Object.assign(new Error('EIO'), { code: 'EIO' })
+    })
+    const store = new FileSessionStore({ directory, durability: 'power', fs })
+    await store.create(newRecord())
+    const whole = Buffer.concat(written).toString()
+    failing = true
+    await expect(store.replace(newRecord({ version: 2 }), 1)).rejects.toMatchObject({ status: 503 })
+    written.length = 0
+    expect(await store.get(someId)).toMatchObject({ version: 2 })
+    expect(Buffer.concat(written).toString()).toMatch(/"version":2,.*\n$/s)
+    expect(Buffer.concat(written).toString().startsWith(whole), 'all of the file').toBe(true)
+    written.length = 0
+    await store.get(someId)
+    expect(written).toEqual([])
+  })
+
   test('shows no change of another process that is not flushed', async () => {
     const [careless, unflushed] = [new FileSessionStore({ directory }), new Unflushed()]
     const careful = open(unflushed)

@@ -80,6 +80,27 @@ describe('a torn last line', () => {
     expect(await quarantined()).toEqual([])
   })
 
+  test('leaves the version before it also when a power cut has left its length but not all of its bytes', async () => {
+    const path = await writeRecord(3)
+    const whole = await readFile(path)
+    const start = whole.lastIndexOf(0x1e)
+    const sector = Math.ceil(start / 512) * 512
+    expect(sector).toBeLessThan(whole.length)
+    for (const [from, to] of [
+      [start, whole.length],
+      [start, sector],
+      [sector, whole.length],
+    ]) {
+      await writeFile(path, Buffer.from(whole).fill(0, from, to))
+      const store = open()
+      expect(await store.get(someId), `blank from ${from} to ${to}`).toMatchObject({ version: 2, key: 'key2' })
+      expect(await store.replace(newRecord({ version: 3, key: 'after' }), 2)).toBe(true)
+      expect(keyOf(await store.get(someId))).toBe('after')
+      expect(keyOf(await open().get(someId)), `blank from ${from} to ${to}, read again`).toBe('after')
+    }
+    expect(await quarantined()).toEqual([])
+  })
+
   test('is not waited for by a store that saw it being written', async () => {
     const path = await writeRecord(3)
     const whole = await readFile(path)

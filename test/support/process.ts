@@ -48,13 +48,20 @@ export interface ServerProcess {
   close(timeout?: number): Promise<number | null>
 }
 
-/** @param source of the server: it takes its settings as JSON and sends `{ port }` when it listens */
+/**
+ * @param source of the server: it takes its settings as JSON and sends `{ port }` when it listens
+ * @param through a command that becomes the server's process: `['prlimit', '--nofile=64']`
+ */
 export async function startServer<Settings extends object = ServerSettings>(
   settings: Settings,
   source = 'test/support/server-process.ts',
+  through: readonly string[] = [],
 ): Promise<ServerProcess> {
+  const [execPath = process.execPath, ...execArgv] = [...through, process.execPath]
   const child = fork(serverBundle(source), [JSON.stringify(settings)], {
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    execPath,
+    execArgv,
   })
   children.add(child)
   const exited = new Promise<number | null>((resolve) => child.once('exit', (code) => resolve(code)))

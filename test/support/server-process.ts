@@ -22,13 +22,24 @@ export interface ServerSettings {
   clockAhead?: number
   /** Sessions and locks in this Redis. */
   redis?: { kind: ClientKind; port: number; prefix: string; ttl?: number }
-  config?: { maxChunkSize?: number; maxFileSize?: number; cleanupInterval?: number; durability?: 'process' | 'power' }
+  config?: {
+    maxChunkSize?: number
+    maxFileSize?: number
+    cleanupInterval?: number
+    sessionTtl?: number
+    minFreeBytes?: number
+    /** Also of the finished files. */
+    durability?: 'process' | 'power'
+  }
 }
 
 const settings = JSON.parse(process.argv[2] ?? '{}') as ServerSettings
 const storage: StorageAdapter = settings.s3
   ? new S3StorageAdapter(settings.s3)
-  : new LocalStorageAdapter({ directory: settings.directory ?? settings.tempDir })
+  : new LocalStorageAdapter({
+      directory: settings.directory ?? settings.tempDir,
+      durability: settings.config?.durability ?? 'process',
+    })
 const redis = settings.redis && (await connectClient(settings.redis.kind, { port: settings.redis.port }))
 const { prefix = '', ttl = 10_000 } = settings.redis ?? {}
 const { clockAhead = 0 } = settings
