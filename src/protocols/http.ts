@@ -211,7 +211,7 @@ function readAll(request: IncomingMessage, signal: AbortSignal, maxBytes: number
   })
 }
 
-function bodyTooLarge(maxBytes: number): NexusUploaderError {
+export function bodyTooLarge(maxBytes: number): NexusUploaderError {
   return new NexusUploaderError('BODY_TOO_LARGE', 413, `The body is larger than ${maxBytes} bytes.`)
 }
 
