@@ -167,6 +167,7 @@ function quickest(parse: (text: string) => unknown, text: string, enough: number
 /** Those that work through all of it. What comes in headers has 16 KiB at most. */
 const thorough = new Set([
   'IETF Dictionary',
+  'IETF Upload-Metadata',
   'S3 metadata',
   'S3 key',
   'the query',
