@@ -79,10 +79,10 @@ export class Staging {
 
   /** Makes the private folders. @throws StorageUnavailableError when somebody else owns them or they are links. */
   async prepare(tempDir: string): Promise<void> {
-    await fs.ensureDir(tempDir, { mode: 0o700 })
-    await ownFolder(tempDir)
-    await fs.ensureDir(this.root, { mode: 0o700 })
-    await fs.ensureDir(this.#spool, { mode: 0o700 })
+    for (const folder of [tempDir, this.root, this.#spool]) {
+      await fs.ensureDir(folder, { mode: 0o700 })
+      await ownFolder(folder)
+    }
   }
 
   async createFolder(uploadId: string): Promise<void> {
