@@ -2,15 +2,15 @@
 import { InvalidRequestError } from '../errors.ts'
 
 const maxNameBytes = 200
-const deviceName = /^(con|prn|aux|nul|com\d|lpt\d)(\.|$)/i
+const deviceName = /^(con|prn|aux|nul|(com|lpt)[\d¹²³])(\.|$)/i
 
 /** The last component of the name, without control characters, at most 255 characters. `file` when nothing is left. */
 export function displayName(name: string): string {
   const base = name.slice(-4096).split(/[/\\]/).at(-1) ?? ''
   const clean = base
     .toWellFormed()
-    .normalize('NFC')
     .replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, '')
+    .normalize('NFC')
     .trim()
     .slice(0, 255)
   return clean.toWellFormed() || 'file'
@@ -35,6 +35,7 @@ function shorten(name: string): string {
   const extension = dot > 0 && Buffer.byteLength(name.slice(dot)) <= 20 ? name.slice(dot) : ''
   let stem = Array.from(extension ? name.slice(0, dot) : name)
   while (Buffer.byteLength(stem.join('')) + Buffer.byteLength(extension) > maxNameBytes) stem = stem.slice(0, -1)
+  while (!extension && stem.at(-1) === '.') stem = stem.slice(0, -1)
   return stem.join('') + extension
 }
 

@@ -30,10 +30,14 @@ export function randomGeneration(): number {
 export async function ownFolder(path: string): Promise<void> {
   const info = await lstat(path)
   const foreign = process.getuid !== undefined && info.uid !== process.getuid()
-  if (!info.isDirectory() || foreign) {
-    const cause = new Error(`tempDir ${path} must be a folder of the user that runs the server, not a link`)
-    throw new StorageUnavailableError(undefined, { code: 'TEMP_DIR_REFUSED', cause })
-  }
+  // Whoever may rename the folders in it can put others in their place.
+  const shared = process.getuid !== undefined && (info.mode & 0o002) !== 0
+  if (info.isDirectory() && !foreign && !shared) return
+  const wish = 'must be a folder of the user that runs the server, no link, and not writable by everybody'
+  throw new StorageUnavailableError(undefined, {
+    code: 'TEMP_DIR_REFUSED',
+    cause: new Error(`tempDir: ${path} ${wish}`),
+  })
 }
 
 /** The folder, if it is not there, and those above it that are not. */

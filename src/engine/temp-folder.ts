@@ -52,7 +52,10 @@ export class TempFolder {
     for (const folder of await missingFolders(this.#path)) this.#unsynced.add(dirname(folder))
     await fs.ensureDir(this.#path, { mode: 0o700 })
     await ownFolder(this.#path)
-    for (const folder of this.#inner) await fs.ensureDir(folder, { mode: 0o700 })
+    for (const folder of this.#inner) {
+      await fs.ensureDir(folder, { mode: 0o700 })
+      await ownFolder(folder)
+    }
     if (this.#durable) {
       for (const folder of this.#unsynced) await syncFolder(folder)
       await syncFolder(this.#path)

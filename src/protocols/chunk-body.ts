@@ -6,6 +6,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Readable } from 'node:stream'
 import multer from 'multer'
 import { InvalidRequestError, isNexusUploaderError } from '../errors.ts'
+import { bodyTooLarge } from './http.ts'
 
 export type FormFields = Readonly<Record<string, unknown>>
 
@@ -41,6 +42,14 @@ export interface FormLimits {
   readonly fieldNestingDepth: number
 }
 
+export interface FormPlan {
+  /** The name that the file part must have; `null`: any. */
+  readonly fieldName: string | null
+  /** Longest form, bytes: also of what comes before the first part and after the last. */
+  readonly maxBytes: number
+  readonly limits?: FormLimits | undefined
+}
+
 /** What a form of ours needs, and little more: hostile forms end here. */
 export const chunkFormLimits: FormLimits = { fields: 8, fieldNameSize: 64, fieldSize: 1024, fieldNestingDepth: 0 }
 const limits = {
@@ -63,22 +72,33 @@ const multerMessages: Readonly<Record<string, string>> = {
 }
 
 /**
- * Reads the form; `fieldName` is the name the file part must have, `null` for any. Rejects as soon as anything fails,
- * when `takeFile` has ended, and then reads no further: what is left of the request is the caller's to drain or cut.
+ * Reads the form. Rejects as soon as anything fails, when `takeFile` has ended, and then reads no further: what is left
+ * of the request is the caller's to drain or cut.
  * @throws InvalidRequestError for a malformed or hostile form; whatever `takeFile` throws
  */
 export function readForm<Result>(
   request: IncomingMessage,
   response: ServerResponse,
-  fieldName: string | null,
+  { fieldName, maxBytes, limits: formLimits = chunkFormLimits }: FormPlan,
   takeFile: TakeFile<Result>,
-  formLimits: FormLimits = chunkFormLimits,
 ): Promise<Form<Result>> {
   return new Promise((resolve, reject) => {
     let file: Result | null = null
     let taking: Promise<unknown> = Promise.resolve()
     const stop = new AbortController()
+    let size = 0
+    let isOver = false
+    const count = (data: Buffer) => {
+      size += data.length
+      if (size > maxBytes) fail(bodyTooLarge(maxBytes))
+    }
+    const end = () => {
+      isOver = true
+      request.off('data', count)
+    }
     const fail = (error: unknown) => {
+      end()
+      request.unpipe()
       stop.abort(error)
       taking.then(() => reject(error), reject)
     }
@@ -109,9 +129,12 @@ export function readForm<Result>(
     const parse = fieldName === null ? upload.any() : upload.single(fieldName)
     // multer asks for Express' types; it uses nothing that Node's own objects lack.
     parse(request as never, response as never, (error: unknown) => {
-      if (error) fail(asFormError(error))
-      else resolve({ fields: { ...(request as { body?: object }).body }, file })
+      if (error) return fail(asFormError(error))
+      end()
+      resolve({ fields: { ...(request as { body?: object }).body }, file })
     })
+    // Now that multer reads; it bounds the parts, not what is around them.
+    if (!isOver) request.on('data', count)
   })
 }
 

@@ -45,6 +45,7 @@ export async function readChunkForm<Result>(reader: ChunkFormReader<Result>): Pr
   // Twice, since the last chunk of a declared upload may be nearly twice as large.
   const maxSize = 2 * maxChunkSize
   if ((contentLength(request) ?? 0) > maxSize + formOverhead) throw new ChunkSizeExceededError(maxChunkSize)
+  const plan = { fieldName: reader.fieldName, maxBytes: maxSize + formOverhead, limits }
   let used: FormFields | null = null
   let spooled: SpooledBody | null = null
   const takeFile = async ({ stream, ...file }: FormFile, before: FormFields, stop: AbortSignal) => {
@@ -57,7 +58,7 @@ export async function readChunkForm<Result>(reader: ChunkFormReader<Result>): Pr
     return { written: await reader.write(before, { ...file, body: stream, size: undefined, signal }) }
   }
   try {
-    const form = await readForm(request, response, reader.fieldName, takeFile, limits)
+    const form = await readForm(request, response, plan, takeFile)
     const { fields, file: taken } = form
     if (!taken) return { fields, used: fields, written: null }
     if ('written' in taken) return { fields, used: used ?? fields, written: taken.written }

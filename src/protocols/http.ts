@@ -211,7 +211,7 @@ function readAll(request: IncomingMessage, signal: AbortSignal, maxBytes: number
   })
 }
 
-function bodyTooLarge(maxBytes: number): NexusUploaderError {
+export function bodyTooLarge(maxBytes: number): NexusUploaderError {
   return new NexusUploaderError('BODY_TOO_LARGE', 413, `The body is larger than ${maxBytes} bytes.`)
 }
 
@@ -256,7 +256,12 @@ export function closeAfterAnswer(request: IncomingMessage, response: ServerRespo
   // Node would destroy the socket as soon as the answer is written; with unread data in it that is a reset, which
   // can overtake the answer. Ending it lets the client read first.
   socket.destroySoon = () => socket.end()
-  response.once('finish', () => setTimeout(() => socket.destroy(), lingerTimeout).unref())
+  response.once('finish', () => {
+    // Node has just begun to read and throw away whatever still comes of a body that nobody had asked for, as fast as it comes.
+    request.pause()
+    setImmediate(() => socket.pause())
+    setTimeout(() => socket.destroy(), lingerTimeout).unref()
+  })
 }
 
 export function sendErrorAndClose(request: IncomingMessage, response: ServerResponse, error: NexusUploaderError): void {

@@ -334,7 +334,7 @@ describe('a server that is killed', () => {
 })
 
 describe('a line that breaks at random', () => {
-  it.each([1, 2, 3, 4])('brings every byte to its place (seed %i)', async (seed) => {
+  it.each([1, 2, 3, 4])('brings every byte to its place (seed %i) [B16]', async (seed) => {
     const { server, expectStored, stored } = await stage()
     const proxy = await cuttingProxy(server.port, { seed, cutAfter: (random) => random.integer(20_000, 900_000) })
     const file = data(4 * MiB + seed, seed)

@@ -5,7 +5,7 @@ import { fuzz } from './fuzzer.ts'
 import { type Target, targets } from './targets.ts'
 
 describe.each(targets)('$name', (target) => {
-  it('stands what longer runs have found, and 600 inputs more (seed 1)', async () => {
+  it('stands what longer runs have found, and 600 inputs more (seed 1) [A05]', async () => {
     const corpus = await corpusOf(target.name)
     const count = target.seeds.length + corpus.length + 600
     const report = await fuzz(target, { seed: 1, count, until: Date.now() + 45_000, corpus })

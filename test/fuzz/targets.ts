@@ -152,14 +152,14 @@ function split(data: Buffer, random: Random): Buffer[] {
 }
 
 /** Reads a form that comes in these pieces; what it held, or why it was refused. */
-async function readPieces(pieces: readonly Buffer[]): Promise<string> {
+export async function readPieces(pieces: readonly Buffer[]): Promise<string> {
   const request = Object.assign(Readable.from(pieces, { objectMode: false }), {
     headers: { 'content-type': `multipart/form-data; boundary=${boundary}`, 'transfer-encoding': 'chunked' },
   }) as unknown as IncomingMessage
   const reading = readForm(
     request,
     new ServerResponse(request),
-    'chunk',
+    { fieldName: 'chunk', maxBytes: 64 * 1024 },
     async ({ stream, fileName }, _fields, stop) => {
       const hash = createHash('sha256')
       const take = async (buffers: Buffer[]) => {

@@ -93,23 +93,26 @@ describe('Flow.js', () => {
     expect(seen.filter(({ method }) => method === 'POST')).toHaveLength(6)
   })
 
-  it.each([1, 2, 3, 4])('gets over connections that break, also when answers are lost (seed %i)', async (seed) => {
-    const server = await resumableServer()
-    const cutAfter = (random: Random) => random.integer(20 * KiB, 600 * KiB)
-    const proxy = await cuttingProxy(server.port, { seed, cutAfter })
-    const data = bytes(1450 * KiB)
-    const url = `http://127.0.0.1:${proxy.port}/files`
-    const outcome = await uploadWith(url, browserFile(data, 'a.bin'), {
-      chunkRetryInterval: 20,
-      maxChunkRetries: 50,
-    })
-    expect(outcome.event).toBe('fileSuccess')
-    expect(proxy.cuts).toBeGreaterThan(0)
-    const names = (await filesBelow(server.directory)).filter((name) => name.startsWith('uploads/'))
-    expect(names).toHaveLength(1)
-    expect(sha256(await readFile(join(server.directory, names[0] ?? '')))).toBe(sha256(data))
-    expect(outcome.body).toMatchObject({ complete: true, url: `https://cdn.example.com/${names[0]}` })
-  })
+  it.each([1, 2, 3, 4])(
+    'gets over connections that break, also when answers are lost (seed %i) [B16]',
+    async (seed) => {
+      const server = await resumableServer()
+      const cutAfter = (random: Random) => random.integer(20 * KiB, 600 * KiB)
+      const proxy = await cuttingProxy(server.port, { seed, cutAfter })
+      const data = bytes(1450 * KiB)
+      const url = `http://127.0.0.1:${proxy.port}/files`
+      const outcome = await uploadWith(url, browserFile(data, 'a.bin'), {
+        chunkRetryInterval: 20,
+        maxChunkRetries: 50,
+      })
+      expect(outcome.event).toBe('fileSuccess')
+      expect(proxy.cuts).toBeGreaterThan(0)
+      const names = (await filesBelow(server.directory)).filter((name) => name.startsWith('uploads/'))
+      expect(names).toHaveLength(1)
+      expect(sha256(await readFile(join(server.directory, names[0] ?? '')))).toBe(sha256(data))
+      expect(outcome.body).toMatchObject({ complete: true, url: `https://cdn.example.com/${names[0]}` })
+    },
+  )
 
   it('gets over a storage that fails at the end, and never calls that a success', async () => {
     let left = 2

@@ -69,7 +69,7 @@ function tell(text: string): void {
 }
 
 describe('tus-js-client over connections that die', () => {
-  it(`a file arrives whole through 1000 kills, and nothing begins anew (seed ${first})`, {
+  it(`a file arrives whole through 1000 kills, and nothing begins anew (seed ${first}) [B16]`, {
     timeout: 180_000,
   }, async () => {
     const begun = Date.now()

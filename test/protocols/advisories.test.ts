@@ -4,6 +4,7 @@
  */
 import { readdirSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
+import { survived } from '../support/fault-points.ts'
 import { nativeClient } from '../support/native-client.ts'
 import { bytes } from '../support/random.ts'
 import { chunkForm, chunkHead, rawSocket } from '../support/raw-http.ts'
@@ -49,6 +50,10 @@ const refused: readonly (readonly [string, Form])[] = [
     'multer CVE-2026-5079: a field name nested within the length that is allowed',
     (id) => field('a[b][c][d][e][f]', id) + end,
   ],
+  [
+    'multiparty CVE-2026-8162: filename* with a percent sign and nothing behind it',
+    (id) => field('uploadId', id) + chunkPart('name="other"; filename*=UTF-8\'\'%') + end,
+  ],
   ['multer CVE-2026-3520: thousands of tiny broken parts', () => `--${boundary}\r\n\r\n`.repeat(20_000) + end],
   [
     'multer CVE-2026-3304: a second file part that is not expected',
@@ -65,11 +70,11 @@ const refused: readonly (readonly [string, Form])[] = [
   ],
   ['dicer CVE-2022-24434: a part header without a name', () => part(': form-data; name="chunk"') + end],
   [
-    'multiparty: filename* with a broken percent sign',
+    'multiparty CVE-2026-8162: filename* with a broken percent sign',
     (id) => field('uploadId', id) + chunkPart('name="other"; filename*=UTF-8\'\'%E0%A4%A') + end,
   ],
   [
-    'multiparty: a disposition that backtracks',
+    'multiparty CVE-2026-8159: a disposition that backtracks',
     () => chunkPart(`name="chunk"; filename=${'"\\'.repeat(20_000)}`) + end,
   ],
   [
@@ -96,7 +101,7 @@ async function expectHealthy(server: TestServer): Promise<void> {
 }
 
 describe('a form that broke another parser', () => {
-  it.each(refused)('%s', async (_name, formOf) => {
+  it.each(refused)('%s [A05]', async (name, formOf) => {
     const server = await testServer({ bodyIdleTimeout: 1000 })
     const client = nativeClient(server.url)
     const id = await client.start(10)
@@ -108,17 +113,25 @@ describe('a form that broke another parser', () => {
     await client.abort(id)
     expect(await filesBelow(`${server.tempDir}/spool`)).toEqual([])
     await expectHealthy(server)
+    survived('attack', name)
   })
 
   it.each([
-    ['multiparty: a field named __proto__', (id: string) => field('__proto__', '1') + field('uploadId', id)],
-    ['multiparty: a field named constructor', (id: string) => field('constructor', '1') + field('uploadId', id)],
-  ])('%s is plain data, or refused', async (_name, fieldsOf) => {
+    [
+      'multiparty CVE-2026-8161: a field named __proto__',
+      (id: string) => field('__proto__', '1') + field('uploadId', id),
+    ],
+    [
+      'multiparty CVE-2026-8161: a field named constructor',
+      (id: string) => field('constructor', '1') + field('uploadId', id),
+    ],
+  ])('%s is plain data, or refused [A06]', async (name, fieldsOf) => {
     const server = await testServer()
     const id = await nativeClient(server.url).start(10)
     const form = `${fieldsOf(id)}${field('chunkIndex', '0')}${chunkPart('name="chunk"; filename="a"')}${end}`
     expect([200, 400]).toContain(await sendForm(server, form))
     await expectHealthy(server)
+    survived('attack', name)
   })
 
   it('tells of a header that is longer than any name may be, at once', async () => {
@@ -136,7 +149,7 @@ describe('connections that break off in the middle of a file', () => {
     ['multer CVE-2025-47935, CVE-2026-2359: reset within the data', 0.5],
     ['multer CVE-2025-47935: reset within the part headers', 0.05],
     ['multer CVE-2026-2359: reset right before the end of the form', 0.999],
-  ] as const)('%s: 300 times, and no file stays open or behind', async (_name, share) => {
+  ] as const)('%s: 300 times, and no file stays open or behind [B02]', async (name, share) => {
     const server = await testServer()
     const id = await nativeClient(server.url).start(100_000)
     const form = chunkForm(id, 0, bytes(100_000))
@@ -156,10 +169,11 @@ describe('connections that break off in the middle of a file', () => {
     }
     expect((await nativeClient(server.url).progress(id)).body.uploadedChunks).toBe(0)
     await expectHealthy(server)
+    survived('attack', name)
   })
 })
 
-it('formidable CVE-2025-46653: ids cannot be guessed, and one tells nothing of the next', async () => {
+it('formidable CVE-2025-46653: ids cannot be guessed, and one tells nothing of the next [B06]', async () => {
   const { url } = await testServer()
   const client = nativeClient(url)
   const ids = await Promise.all(Array.from({ length: 200 }, () => client.start(1)))
@@ -170,4 +184,5 @@ it('formidable CVE-2025-46653: ids cannot be guessed, and one tells nothing of t
     const values = new Set(hex.map((id) => id[at])).size
     expect(values, `position ${at}`).toBeGreaterThan(at === 12 ? 0 : at === 16 ? 2 : 10)
   }
+  survived('attack', 'formidable CVE-2025-46653')
 })

@@ -3,6 +3,7 @@ import { gzipSync } from 'node:zlib'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { safeFileName } from '../../src/engine/names.ts'
+import { survived } from '../support/fault-points.ts'
 import { answer, nativeClient } from '../support/native-client.ts'
 import { bytes } from '../support/random.ts'
 import { chunkForm, chunkHead, rawSocket } from '../support/raw-http.ts'
@@ -70,7 +71,7 @@ async function eventually(check: () => Promise<void>): Promise<void> {
 }
 
 describe('hostile fields', () => {
-  it('of init are 400 and make no upload', async () => {
+  it('of init are 400 and make no upload [A01]', async () => {
     const { url, middleware } = await testServer()
     const client = nativeClient(url)
     let created = 0
@@ -78,6 +79,7 @@ describe('hostile fields', () => {
     for (const totalSize of numbers) {
       const { status, body } = await client.init({ fileName: 'a', totalSize })
       expect([status, typeof body.code], JSON.stringify(totalSize)).toEqual([400, 'string'])
+      survived('attack', `init: totalSize ${JSON.stringify(totalSize)}`)
     }
     for (const fileName of [undefined, null, 7, [], {}, '', ['a']]) {
       expect((await client.init({ fileName, totalSize: 1 })).status, JSON.stringify(fileName)).toBe(400)
@@ -92,7 +94,7 @@ describe('hostile fields', () => {
     expect(created).toBe(1)
   })
 
-  it('of a body that is no JSON, too large or compressed are 4xx', async () => {
+  it('of a body that is no JSON, too large or compressed are 4xx [B01]', async () => {
     for (const json of [true, false]) {
       const { url } = await testServer({ json })
       const send = (body: string | Uint8Array<ArrayBuffer>, headers: Record<string, string>) =>
@@ -107,7 +109,7 @@ describe('hostile fields', () => {
     }
   })
 
-  it('of a chunk are 4xx, touch nothing and leave nothing', async () => {
+  it('of a chunk are 4xx, touch nothing and leave nothing [A02, B06]', async () => {
     const server = await testServer()
     const client = nativeClient(server.url)
     const id = await client.start(100)
@@ -127,6 +129,7 @@ describe('hostile fields', () => {
       expect((await client.chunk(id, index, bytes(10))).status, index).toBe(400)
       expect((await client.chunk(id, index, bytes(10), 'file first')).status, index).toBe(400)
       expect((await client.raw(id, encodeURIComponent(index), bytes(10))).status, index).toBe(400)
+      survived('attack', `native: chunkIndex ${index}`, 3)
     }
     for (const uploadId of [
       'x',
@@ -142,6 +145,7 @@ describe('hostile fields', () => {
       expect((await client.raw(encodeURIComponent(uploadId), 0, bytes(10))).status, uploadId).toBe(404)
       expect((await client.complete(uploadId)).status, uploadId).toBe(404)
       expect((await client.progress(encodeURIComponent(uploadId))).status, uploadId).toBe(404)
+      survived('attack', `native: uploadId ${uploadId.slice(0, 40)}`, 4)
     }
     for (const uploadId of [7, [id], { id }, null, undefined]) {
       expect((await client.complete(uploadId)).status).toBe(400)
@@ -149,7 +153,7 @@ describe('hostile fields', () => {
     await expectUntouched(server, id)
   })
 
-  it('in a form are 400: two files, wrong names, too many or nested or huge fields, no file, no boundary', async () => {
+  it('in a form are 400: two files, wrong names, too many or nested or huge fields, no file, no boundary [A06, A07]', async () => {
     const server = await testServer()
     const id = await nativeClient(server.url).start(100)
     const send = (fill: (form: FormData) => void) => {
@@ -220,7 +224,7 @@ describe('hostile fields', () => {
     await expectUntouched(server, id)
   })
 
-  it('mutated at random never are a 5xx and never break the server', async () => {
+  it('mutated at random never are a 5xx and never break the server [A05]', async () => {
     const server = await testServer({ bodyIdleTimeout: 2000 })
     const id = await nativeClient(server.url).start(1000)
     const valid = chunkForm(id, 0, bytes(60))
@@ -260,7 +264,7 @@ describe('hostile fields', () => {
 })
 
 describe('a hostile connection', () => {
-  it('that breaks off in the middle of a chunk leaves nothing', async () => {
+  it('that breaks off in the middle of a chunk leaves nothing [B02]', async () => {
     const server = await testServer()
     const id = await nativeClient(server.url).start(3_000_000)
     for (const share of [0.01, 0.3, 0.9, 0.999]) {
@@ -275,7 +279,7 @@ describe('a hostile connection', () => {
     await expectUntouched(server, id)
   })
 
-  it('that announces more than it sends is not believed', async () => {
+  it('that announces more than it sends is not believed [B02]', async () => {
     const server = await testServer()
     const id = await nativeClient(server.url).start(1000)
     const form = chunkForm(id, 0, bytes(500))
@@ -297,7 +301,7 @@ describe('a hostile connection', () => {
     expect(progress.body.uploadedBytes === 0 || progress.body.uploadedBytes === 500).toBe(true)
   })
 
-  it('that falls silent gets 408 and is closed', async () => {
+  it('that falls silent gets 408 and is closed [B02]', async () => {
     const server = await testServer({ bodyIdleTimeout: 150 })
     const id = await nativeClient(server.url).start(1000)
     const form = chunkForm(id, 0, bytes(500))
@@ -313,35 +317,38 @@ describe('a hostile connection', () => {
   it.each([
     ['announced', 1_000_000_000],
     ['not announced', 'chunked'],
-  ] as const)('that sends without end (length %s) sees the answer, and is not read for long', async (_name, length) => {
-    const server = await testServer({ maxChunkSize: 100_000 })
-    const id = await nativeClient(server.url).start(1000)
-    const socket = await rawSocket(server.port)
-    const form = chunkForm(id, 0, Buffer.alloc(0))
-    socket.send(chunkHead(length))
-    const block = Buffer.alloc(64 * 1024)
-    const wrapped = (data: Buffer) =>
-      length === 'chunked'
-        ? Buffer.concat([Buffer.from(`${data.length.toString(16)}\r\n`), data, Buffer.from('\r\n')])
-        : data
-    socket.send(wrapped(form.subarray(0, -20)))
-    let sent = 0
-    const pump = setInterval(() => {
-      for (let i = 0; i < 4 && !socket.isClosed() && socket.socket.writableLength < 4_000_000; i++) {
-        socket.send(wrapped(block))
-        sent += block.length
-      }
-    }, 2)
-    const text = await socket.until('\r\n\r\n').finally(() => clearInterval(pump))
-    socket.socket.destroy()
-    expect(text).toContain('413 Payload Too Large')
-    expect(text.toLowerCase()).toContain('connection: close')
-    expect(socket.failed()).toBe(false)
-    expect(sent).toBeLessThan(60_000_000)
-    await expectUntouched(server, id)
-  })
+  ] as const)(
+    'that sends without end (length %s) sees the answer, and is not read for long [B04]',
+    async (_name, length) => {
+      const server = await testServer({ maxChunkSize: 100_000 })
+      const id = await nativeClient(server.url).start(1000)
+      const socket = await rawSocket(server.port)
+      const form = chunkForm(id, 0, Buffer.alloc(0))
+      socket.send(chunkHead(length))
+      const block = Buffer.alloc(64 * 1024)
+      const wrapped = (data: Buffer) =>
+        length === 'chunked'
+          ? Buffer.concat([Buffer.from(`${data.length.toString(16)}\r\n`), data, Buffer.from('\r\n')])
+          : data
+      socket.send(wrapped(form.subarray(0, -20)))
+      let sent = 0
+      const pump = setInterval(() => {
+        for (let i = 0; i < 4 && !socket.isClosed() && socket.socket.writableLength < 4_000_000; i++) {
+          socket.send(wrapped(block))
+          sent += block.length
+        }
+      }, 2)
+      const text = await socket.until('\r\n\r\n').finally(() => clearInterval(pump))
+      socket.socket.destroy()
+      expect(text).toContain('413 Payload Too Large')
+      expect(text.toLowerCase()).toContain('connection: close')
+      expect(socket.failed()).toBe(false)
+      expect(sent).toBeLessThan(60_000_000)
+      await expectUntouched(server, id)
+    },
+  )
 
-  it('with refused chunks can be used again for good ones', async () => {
+  it('with refused chunks can be used again for good ones [B05]', async () => {
     const server = await testServer()
     const id = await nativeClient(server.url).start(1000)
     const socket = await rawSocket(server.port)
@@ -399,7 +406,7 @@ describe('errors', () => {
 })
 
 describe('file names', () => {
-  it('become safe keys, whatever they are', () => {
+  it('become safe keys, whatever they are [A03]', () => {
     const hostile = fc.oneof(
       fc.string({ unit: 'binary', maxLength: 400 }),
       fc.constantFrom(

@@ -82,7 +82,7 @@ describe('interim responses', () => {
     ['a version that is not known', ['POST /files HTTP/1.1', 'Upload-Draft-Interop-Version: 99']],
     ['a version that is no number', ['POST /files HTTP/1.1', 'Upload-Draft-Interop-Version: "9"']],
     ['two versions', ['POST /files HTTP/1.1', named, 'Upload-Draft-Interop-Version: 8']],
-  ])('do not come with %s, and the upload works [R2]', async (_, lines) => {
+  ])('do not come with %s, and the upload works [R2] [B14]', async (_, lines) => {
     const server = await ietfServer()
     const received = await exchange(server.port, [...lines, 'Upload-Complete: ?1', 'Content-Length: 3'], 'abc')
     const heads = headsIn(received)
@@ -125,7 +125,7 @@ describe('structured fields', () => {
     ['', 400],
     ['99999', 409],
     ['999999999999999', 409],
-  ])('Upload-Offset: %s at offset 5 answers %i [R30]', async (value, status) => {
+  ])('Upload-Offset: %s at offset 5 answers %i [R30] [A10]', async (value, status) => {
     const server = await ietfServer()
     const url = await server.create()
     await server.append(url, 0, 'abcde', false)
@@ -136,7 +136,7 @@ describe('structured fields', () => {
     expect((await server.head(url)).headers['upload-offset']).toBe(status === 204 ? '8' : '5')
   })
 
-  it('Upload-Offset in two lines is missing [R30]', async () => {
+  it('Upload-Offset in two lines is missing [R30] [A10]', async () => {
     const server = await ietfServer()
     const url = await server.create()
     for (const values of [
@@ -160,13 +160,13 @@ describe('structured fields', () => {
     ['?1, ?1', 400],
     ['??1', 400],
     ['', 400],
-  ])('Upload-Complete: %s on a creation answers %i [R1]', async (value, status) => {
+  ])('Upload-Complete: %s on a creation answers %i [R1] [A10]', async (value, status) => {
     const server = await ietfServer({ on: 'bare' })
     const lines = ['POST /files HTTP/1.1', named, `Upload-Complete: ${value}`, 'Content-Length: 3']
     expect(headsIn(await exchange(server.port, lines, 'abc')).at(-1)?.status).toBe(status)
   })
 
-  it('Upload-Complete in two lines is missing [R1 R30]', async () => {
+  it('Upload-Complete in two lines is missing [R1 R30] [A10]', async () => {
     const server = await ietfServer()
     const url = await server.create()
     expect((await server.append(url, 0, 'abc', false, { 'Upload-Complete': ['?0', '?1'] })).status).toBe(400)
@@ -246,7 +246,7 @@ describe('a body without a length', () => {
   })
 })
 
-it('a refusal arrives although the client is still sending', async () => {
+it('a refusal arrives although the client is still sending [B04]', async () => {
   const server = await ietfServer()
   const url = await server.create()
   await server.append(url, 0, 'abc', false)

@@ -592,7 +592,7 @@ describe.each([8, 9])('interop version %d', (version) => {
       }
     })
 
-    it('at a stale offset does not end the upload, however long it is [R31] [R35]', async () => {
+    it('at a stale offset does not end the upload, however long it is [R31] [R35] [B14]', async () => {
       const { client } = await start(version)
       const location = await client.open(10)
       await client.append(location, 0, Buffer.from('01234567'), false)

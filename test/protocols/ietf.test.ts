@@ -85,7 +85,7 @@ describe.each([
     expect(offsets.at(-1)).toBeLessThanOrEqual(Number(answer?.headers['upload-offset']))
   })
 
-  it('an append at a stale offset answers 409 with its problem document [R31]', async () => {
+  it('an append at a stale offset answers 409 with its problem document [R31] [B14]', async () => {
     const server = await ietfServer({ version, on })
     const url = await server.create({ 'Upload-Length': 10 })
     await server.append(url, 0, 'abcde', false)

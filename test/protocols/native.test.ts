@@ -266,7 +266,7 @@ describe('a disk that is nearly full', () => {
 })
 
 describe('an upload of somebody else', () => {
-  it('is not there, on any route, exactly like one that never was', async () => {
+  it('is not there, on any route, exactly like one that never was [B07]', async () => {
     const { url } = await testServer({ owner: async (req) => req.headers['x-user']?.toString() ?? null })
     const ann = nativeClient(url, { 'x-user': 'ann' })
     const id = await ann.start(5)

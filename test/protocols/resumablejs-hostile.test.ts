@@ -2,6 +2,7 @@
 import { describe, expect, it } from 'vitest'
 import { NexusUploaderError } from '../../src/errors.ts'
 import { statusOf } from '../../src/protocols/resumablejs/answers.ts'
+import { survived } from '../support/fault-points.ts'
 import { bytes, sha256 } from '../support/random.ts'
 import { rawSocket } from '../support/raw-http.ts'
 import {
@@ -74,7 +75,7 @@ function wrongParameters(library: Library): Parameters[] {
 describe.each(wires)('%s, %s', (library, method) => {
   const dropzone = { forceChunkSize: library === 'dropzone' }
 
-  it('refuses every wrong parameter for good, keeps nothing of it, and goes on working', async () => {
+  it('refuses every wrong parameter for good, keeps nothing of it, and goes on working [A11]', async () => {
     const server = await resumableServer({ library, method })
     const created: unknown[] = []
     server.engine.events.on('created', (event) => created.push(event))
@@ -85,6 +86,7 @@ describe.each(wires)('%s, %s', (library, method) => {
       // Without any parameter that tells them apart it is nobody's request.
       expect([...allowed, 400], name).toContain(status)
       expect(body, name).toMatchObject({ retryable: false, code: expect.any(String), message: expect.any(String) })
+      survived('attack', `${library}, ${method}: ${name}`)
       if (library === 'dropzone') continue
       const tested = await server.test(file, 1, { parameters })
       expect([...allowed, 400], `GET ${name}`).toContain(tested.status)
@@ -106,7 +108,7 @@ it.each([
   '["flow","x",1,1,1]',
   '\ud83d\ude00'.repeat(100),
   '%2e%2e%2f',
-])('takes %j for an identifier, a name and a path, and nothing else', async (text) => {
+])('takes %j for an identifier, a name and a path, and nothing else [A11]', async (text) => {
   const server = await resumableServer({ method: 'octet' })
   const hostile = { ...file, identifier: text, name: text, relativePath: text }
   const done = await server.run(hostile)
@@ -114,9 +116,10 @@ it.each([
   const paths = [...(await filesBelow(server.tempDir)), ...(await filesBelow(server.directory))]
   expect(paths.filter((path) => path.includes('..') || path.includes('passwd/'))).toEqual([])
   expect(Object.keys(Object.prototype)).toEqual([])
+  survived('attack', `resumable: identifier ${JSON.stringify(text).slice(0, 60)}`)
 })
 
-it('is not polluted by the names of fields', async () => {
+it('is not polluted by the names of fields [A11]', async () => {
   const server = await resumableServer()
   for (const name of ['__proto__', 'constructor', 'hasOwnProperty']) {
     const { status } = await server.send(file, 1, { parameters: { [name]: 'polluted' } })
@@ -165,7 +168,7 @@ describe('a form', () => {
       'has a field that is too long',
       `${fields}${field('x', 'y'.repeat(20_000))}${filePart('file')}--${boundary}--\r\n`,
     ],
-  ])('that %s is refused, and no file comes of it', async (_, form) => {
+  ])('that %s is refused, and no file comes of it [A06, A07]', async (_, form) => {
     for (const on of ['express', 'bare'] as const) {
       const server = await resumableServer({ on })
       const socket = await rawSocket(server.port)
@@ -177,7 +180,7 @@ describe('a form', () => {
     }
   })
 
-  it('that is far too large is refused before it is read', async () => {
+  it('that is far too large is refused before it is read [B04]', async () => {
     const server = await resumableServer({ maxChunkSize: 10 * KiB })
     const socket = await rawSocket(server.port)
     socket.send(head(10 ** 9))
@@ -185,7 +188,7 @@ describe('a form', () => {
     socket.socket.destroy()
   })
 
-  it('that is compressed is refused', async () => {
+  it('that is compressed is refused [B01]', async () => {
     const server = await resumableServer()
     const { status } = await server.send(file, 1, { headers: { 'Content-Encoding': 'gzip' } })
     expect(status).toBe(415)

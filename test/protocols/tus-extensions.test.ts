@@ -229,7 +229,7 @@ describe('checksum', () => {
     expect(sha256(await storedAt(server, await server.head(url)))).toBe(sha256(file))
   })
 
-  it('that is malformed or of an unknown algorithm is 400 and changes nothing [T45]', async () => {
+  it('that is malformed or of an unknown algorithm is 400 and changes nothing [T45] [B13]', async () => {
     const server = await tusServer()
     const url = await server.create(11)
     const wrong = [
@@ -264,7 +264,7 @@ describe('checksum', () => {
     expect((await server.patch(url, 0, file, checksum)).status).toBe(204)
   })
 
-  it('in the trailer is checked: a match is 204, a mismatch 460, nonsense 400 [T46]', async () => {
+  it('in the trailer is checked: a match is 204, a mismatch 460, nonsense 400 [T46] [B13]', async () => {
     const server = await tusServer()
     const url = await server.create(11)
     const send = (trailer: string | undefined, body: string) =>

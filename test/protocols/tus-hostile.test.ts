@@ -4,6 +4,7 @@ import { Agent } from 'node:http'
 import { describe, expect, it } from 'vitest'
 import { NexusUploaderError, ProcessingError } from '../../src/errors.ts'
 import { tusHandler } from '../../src/protocols/tus/handler.ts'
+import { survived } from '../support/fault-points.ts'
 import { protocolServer } from '../support/protocol-server.ts'
 import { bytes, sha256 } from '../support/random.ts'
 import { rawSocket } from '../support/raw-http.ts'
@@ -51,17 +52,18 @@ function latin1(value: string | readonly string[]): string | readonly string[] {
 }
 
 describe('bad numbers', () => {
-  it('in Upload-Length make no upload: 400 [T4]', async () => {
+  it('in Upload-Length make no upload: 400 [T4] [A09]', async () => {
     const server = await tusServer()
     let created = 0
     server.engine.events.on('created', () => created++)
     for (const number of badNumbers) {
       expect((await server.post({ 'Upload-Length': latin1(number) })).status, String(number)).toBe(400)
+      survived('attack', `tus: Upload-Length ${JSON.stringify(number)}`)
     }
     expect(created).toBe(0)
   })
 
-  it('in Upload-Offset and in the Upload-Length of a PATCH change nothing: 400 [T4 T8]', async () => {
+  it('in Upload-Offset and in the Upload-Length of a PATCH change nothing: 400 [T4 T8] [A09]', async () => {
     const server = await tusServer()
     const url = await server.create('deferred')
     const type = { 'Content-Type': offsetType }
@@ -74,6 +76,7 @@ describe('bad numbers', () => {
       for (const headers of wrong) {
         const { status } = await sendTus('PATCH', url, headers, { body: 'abc' })
         expect(status, JSON.stringify(headers)).toBe(400)
+        survived('attack', `tus: PATCH ${JSON.stringify(headers)}`)
       }
     }
     const { headers } = await server.head(url)
@@ -82,7 +85,7 @@ describe('bad numbers', () => {
 })
 
 describe('hostile metadata', () => {
-  it('with magic keys is plain data [T24]', async () => {
+  it('with magic keys is plain data [T24] [A08]', async () => {
     const server = await tusServer()
     const created = once(server.engine.events, 'created')
     const plain = metadataHeader({ constructor: 'c', toString: 't', hasOwnProperty: 'h' })
@@ -97,7 +100,7 @@ describe('hostile metadata', () => {
     expect((await server.patch(url, 0, 'a')).status).toBe(204)
   })
 
-  it('never gets into headers or paths decoded [T24]', async () => {
+  it('never gets into headers or paths decoded [T24] [A03, A08]', async () => {
     const server = await tusServer()
     for (const filename of [
       'a\r\nX-Evil: 1',
@@ -123,7 +126,7 @@ describe('hostile metadata', () => {
 })
 
 describe('bodies', () => {
-  it('that turn out longer than the upload are 413, and no byte beyond the end counts [T13]', async () => {
+  it('that turn out longer than the upload are 413, and no byte beyond the end counts [T13] [B12]', async () => {
     const server = await tusServer()
     const file = bytes(100_000)
     const url = await server.create(60_000)
@@ -136,7 +139,7 @@ describe('bodies', () => {
     expect(sha256(stored)).toBe(sha256(file.subarray(0, 60_000)))
   })
 
-  it('of refused requests do not become the next request of the connection [T8]', async () => {
+  it('of refused requests do not become the next request of the connection [T8] [B05]', async () => {
     const server = await tusServer()
     const url = await server.create(1_000_000)
     const agent = new Agent({ keepAlive: true, maxSockets: 1 })
@@ -152,7 +155,7 @@ describe('bodies', () => {
     }
   })
 
-  it('that are refused while they come do not hide the answer [T8 T13]', async () => {
+  it('that are refused while they come do not hide the answer [T8 T13] [B04]', async () => {
     const server = await tusServer()
     const url = await server.create(10)
     const big = bytes(4_000_000)
@@ -191,7 +194,7 @@ describe('bodies', () => {
 })
 
 describe('X-HTTP-Method-Override', () => {
-  it('does not lead around the check of the version [T2 T3]', async () => {
+  it('does not lead around the check of the version [T2 T3] [B01]', async () => {
     const server = await tusServer()
     const url = await server.create(10)
     for (const method of ['GET', 'POST', 'PUT']) {
@@ -205,7 +208,7 @@ describe('X-HTTP-Method-Override', () => {
 describe('CORS', () => {
   const origin = 'https://app.example.com'
 
-  it('headers are on every answer, errors too', async () => {
+  it('headers are on every answer, errors too [B10]', async () => {
     const server = await tusServer()
     const url = await server.create(10)
     const answers: TusAnswer[] = [
@@ -254,7 +257,7 @@ describe('CORS', () => {
     expect(headers['tus-version']).toBe('1.0.0')
   })
 
-  it('with a list of origins is for those only, and credentials need one', async () => {
+  it('with a list of origins is for those only, and credentials need one [B10]', async () => {
     const server = await tusServer({}, { cors: { origins: [origin], credentials: true } })
     const head = (from: string | undefined) => server.head(`${server.folder}/${unknownId}`, { Origin: from })
     const own = (await head(origin)).headers
@@ -290,7 +293,7 @@ describe('the Location', () => {
     Forwarded: 'host=evil.example;proto=https',
   }
 
-  it('is a path, whatever the client says of its proxies [T25]', async () => {
+  it('is a path, whatever the client says of its proxies [T25] [B09]', async () => {
     const server = await tusServer()
     expect((await server.post({ ...hostile, Host: 'evil.example' })).headers.location).toMatch(
       /^\/files\/[0-9a-f-]{36}$/,
@@ -340,7 +343,7 @@ describe('an owner', () => {
     return { status, headers: rest, body }
   }
 
-  it("gets the same 404 for another's upload as for none [T58]", async () => {
+  it("gets the same 404 for another's upload as for none [T58] [B07]", async () => {
     const server = await tusServer({}, { owner })
     const ann = { 'X-User': 'ann' }
     const url = await server.create(10, ann)
@@ -436,7 +439,7 @@ describe('the handler', () => {
     expect(nexts).toBe(0)
   })
 
-  it('does not take uploads of other protocols, nor let them take its own', async () => {
+  it('does not take uploads of other protocols, nor let them take its own [B15]', async () => {
     const server = await tusServer()
     const { session } = await server.engine.create({ fileName: 'a', totalSize: 10, protocol: 'native' })
     expect((await server.head(`${server.folder}/${session.id}`)).status).toBe(404)

@@ -376,7 +376,7 @@ describe('rivals', () => {
     expect((user + system) / 1000).toBeLessThan(1_000)
   })
 
-  it('a DELETE while a PATCH runs ends both, and leaves nothing [T60]', async () => {
+  it('a DELETE while a PATCH runs ends both, and leaves nothing [T60] [B12]', async () => {
     const server = await tusServer()
     const url = await server.create(200_000)
     const open = server.openPatch(url, 0, Buffer.alloc(90_000), 200_000)

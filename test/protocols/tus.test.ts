@@ -63,7 +63,7 @@ describe.each(['express', 'bare'] as const)('tus on %s', (on) => {
     expect(answers.map(({ headers }) => headers['tus-resumable'])).toEqual(answers.map(() => '1.0.0'))
   })
 
-  it('a request without the version, or with another one, answers 412 and does nothing [T2]', async () => {
+  it('a request without the version, or with another one, answers 412 and does nothing [T2] [B12]', async () => {
     const server = await tusServer({ on })
     const url = await server.create(10)
     let created = 0
@@ -172,7 +172,7 @@ describe.each(['express', 'bare'] as const)('tus on %s', (on) => {
     expect((await server.head(server.folder)).status).toBe(404)
   })
 
-  it('PATCH of another media type is 415 and changes nothing [T7]', async () => {
+  it('PATCH of another media type is 415 and changes nothing [T7] [B12]', async () => {
     const server = await tusServer({ on })
     const url = await server.create(10)
     const types = [undefined, 'application/octet-stream', 'text/plain', `x${offsetType}`, 'application/offset']
@@ -193,7 +193,7 @@ describe.each(['express', 'bare'] as const)('tus on %s', (on) => {
     expect((await server.patch(url, 0, 'abc', { 'Content-Encoding': 'identity' })).headers['upload-offset']).toBe('3')
   })
 
-  it('PATCH with a stale offset answers 409 with the right one and changes nothing [T8]', async () => {
+  it('PATCH with a stale offset answers 409 with the right one and changes nothing [T8] [B12]', async () => {
     const server = await tusServer({ on })
     const file = bytes(50_000)
     const url = await server.create(file.length)
@@ -265,7 +265,7 @@ describe.each(['express', 'bare'] as const)('tus on %s', (on) => {
     expect([headers['upload-offset'], headers['content-location']]).toEqual(['60', undefined])
   })
 
-  it('PATCH with more bytes than are missing is 413 and takes none when the length says so [T13]', async () => {
+  it('PATCH with more bytes than are missing is 413 and takes none when the length says so [T13] [B12]', async () => {
     const server = await tusServer({ on })
     const url = await server.create(10)
     await server.patch(url, 0, 'abc')
@@ -401,7 +401,7 @@ describe('creation', () => {
     expect((await created(`bytes /////w==,b ${b64('y')}`)).metadata).toEqual({ b: 'y' })
   })
 
-  it('with malformed Upload-Metadata is 400 and makes nothing [T24]', async () => {
+  it('with malformed Upload-Metadata is 400 and makes nothing [T24] [A08]', async () => {
     const server = await tusServer()
     let created = 0
     server.engine.events.on('created', () => created++)
@@ -422,7 +422,7 @@ describe('creation', () => {
     expect(none.headers['upload-metadata']).toBeUndefined()
   })
 
-  it('with Upload-Metadata over 8 KiB or 64 keys is 400 [T26]', async () => {
+  it('with Upload-Metadata over 8 KiB or 64 keys is 400 [T26] [A08]', async () => {
     const server = await tusServer()
     const status = async (metadata: string) =>
       (await server.post({ 'Upload-Length': 1, 'Upload-Metadata': metadata })).status

@@ -4,6 +4,7 @@ import { setTimeout as wait } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
 import { NexusUploaderError } from '../../src/errors.ts'
 import type { UploadAction } from '../../src/types.ts'
+import { survived } from '../support/fault-points.ts'
 import { type Answer, answer } from '../support/native-client.ts'
 import { bytes } from '../support/random.ts'
 import { rawSocket } from '../support/raw-http.ts'
@@ -30,7 +31,7 @@ async function storedParts(server: Awaited<ReturnType<typeof uppyServer>>, { upl
 }
 
 describe('a signed URL', () => {
-  it('is good for its own part of its own upload and method only', async () => {
+  it('is good for its own part of its own upload and method only [B07]', async () => {
     const server = await uppyServer()
     const [mine, other] = [await server.uppy.start(), await server.uppy.start()]
     const url = await server.uppy.urlOf(mine, 1)
@@ -50,6 +51,7 @@ describe('a signed URL', () => {
     for (const attempt of wrong) {
       const { status, text } = await putBytes(attempt, data)
       expect({ status, text }, attempt).toEqual({ status: 404, text: unknown })
+      survived('attack', `uppy: a URL of a part, forged in way ${wrong.indexOf(attempt)}`)
     }
     expect((await answer(fetch(url))).status).toBe(404)
     expect((await answer(fetch(url, { method: 'POST', body: 'x' }))).status).toBe(405)
@@ -57,7 +59,7 @@ describe('a signed URL', () => {
     expect((await putBytes(url, data)).status).toBe(200)
   })
 
-  it('cannot be made by whoever knows all that a client is told', async () => {
+  it('cannot be made by whoever knows all that a client is told [B07]', async () => {
     const server = await uppyServer()
     const upload = await server.uppy.start()
     const expires = String(Date.now() + 1_000_000)
@@ -69,7 +71,7 @@ describe('a signed URL', () => {
     }
   })
 
-  it('of an upload that another protocol made opens nothing', async () => {
+  it('of an upload that another protocol made opens nothing [B15]', async () => {
     const server = await uppyServer()
     const { session } = await server.engine.create({
       fileName: 'a',
@@ -123,7 +125,7 @@ describe('a signed URL', () => {
 })
 
 describe('a form token', () => {
-  it('is good for its own upload and key only, and not for a part', async () => {
+  it('is good for its own upload and key only, and not for a part [B07]', async () => {
     const server = await uppyServer()
     const [one, two] = [(await server.uppy.params()).body, (await server.uppy.params()).body]
     const [id = '', expires = '', signature = ''] = one.fields.token.split('.')
@@ -142,6 +144,7 @@ describe('a form token', () => {
     for (const fields of wrong) {
       const { status, text } = await postForm(one.url, fields, data)
       expect({ status, text }, JSON.stringify(fields)).toEqual({ status: 404, text: unknown })
+      survived('attack', `uppy: a form token, forged in way ${wrong.indexOf(fields)}`)
     }
     const part = `${server.url}/s3/multipart/${id}/1?${new URLSearchParams({ expires, signature })}`
     expect((await putBytes(part, data)).status).toBe(404)
@@ -150,7 +153,7 @@ describe('a form token', () => {
 })
 
 describe('an upload', () => {
-  it('of somebody else is the 404 of one that does not exist, on every route', async () => {
+  it('of somebody else is the 404 of one that does not exist, on every route [B07]', async () => {
     const server = await uppyServer(byHeader)
     const alice = uppyClient(server.url, { 'X-User': 'alice' })
     const upload = await alice.start()
@@ -172,7 +175,7 @@ describe('an upload', () => {
     expect((await alice.abort(await alice.start())).status).toBe(200)
   })
 
-  it('is found only with its key', async () => {
+  it('is found only with its key [B07]', async () => {
     const server = await uppyServer()
     const upload = await server.uppy.start()
     const other = await server.uppy.start()
@@ -228,13 +231,13 @@ describe('a body', () => {
     expect(await socket.until(null, 3000)).toBe('')
   })
 
-  it('that is compressed is 415', async () => {
+  it('that is compressed is 415 [B01]', async () => {
     const server = await uppyServer()
     const url = await server.uppy.urlOf(await server.uppy.start(), 1)
     expect((await putBytes(url, data, { 'Content-Encoding': 'gzip' })).status).toBe(415)
   })
 
-  it('with names of hostile kinds changes nothing but labels', async () => {
+  it('with names of hostile kinds changes nothing but labels [A03]', async () => {
     const server = await uppyServer()
     for (const filename of ['../../etc/passwd', 'a\r\nX: y', '__proto__', '\u202egnp.exe', 'x'.repeat(4000)]) {
       const upload = await server.uppy.start({ filename, type: 'a/b', metadata: JSON.parse('{"__proto__":"x"}') })

@@ -26,6 +26,8 @@ export const protocol = 'native'
 /** Longest file name and media type that are read at all, characters. */
 const maxName = 4096
 const maxKey = 512
+/** Longer than any id that fits into a request: whatever it is, it is not there. */
+const maxId = 64 * 1024
 
 export function initHandler(engine: UploadEngine, ownerOf: OwnerOf): UploadHandler {
   return respond(engine, ownerOf, async ({ request, response, signal, owner }) => {
@@ -73,7 +75,7 @@ function receiveChunk(engine: UploadEngine, exchange: Exchange): Promise<ChunkWr
 
 /** Where the chunk belongs; `uploadId` and `chunkIndex` come as form fields or in the query. */
 function chunkRef(fields: unknown, { request, owner, signal }: Exchange) {
-  const uploadId = textField(fields, 'uploadId', maxKey)
+  const uploadId = textField(fields, 'uploadId', maxId)
   const index = integerField(fields, 'chunkIndex')
   if (!uploadId) throw new InvalidRequestError('uploadId is missing.')
   if (index === undefined) throw new InvalidRequestError('chunkIndex is missing.')
@@ -114,7 +116,7 @@ function writeParsed(engine: UploadEngine, exchange: Exchange, file: { buffer?: 
 export function completeHandler(engine: UploadEngine, ownerOf: OwnerOf): UploadHandler {
   return respond(engine, ownerOf, async ({ request, response, signal, owner }) => {
     const body = await jsonBody(request, signal)
-    const uploadId = textField(body, 'uploadId', maxKey)
+    const uploadId = textField(body, 'uploadId', maxId)
     if (!uploadId) throw new InvalidRequestError('uploadId is missing.')
     const checksum = textField(body, 'checksum', maxKey)
     const object = await engine.complete({ uploadId, checksum, protocol, owner, context: request })
@@ -138,5 +140,5 @@ export function abortHandler(engine: UploadEngine, ownerOf: OwnerOf): UploadHand
 }
 
 function idParameter(request: UploadRequest): string {
-  return textField(request.params, 'uploadId', maxKey) ?? ''
+  return textField(request.params, 'uploadId', maxId) ?? ''
 }

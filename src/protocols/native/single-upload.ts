@@ -50,7 +50,7 @@ export function singleUploadHandler(engine: UploadEngine, ownerOf: OwnerOf): Upl
     const announced = contentLength(request)
     if ((announced ?? 0) > maxFileSize + (isForm ? formOverhead : 0)) throw new FileSizeExceededError(maxFileSize)
     const object = await storeOnce(engine, exchange, (take) =>
-      isForm ? takeForm(exchange, take) : takeBody(exchange, fileName ?? '', take),
+      isForm ? takeForm(exchange, maxFileSize, take) : takeBody(exchange, fileName ?? '', take),
     )
     sendJson(response, 200, object)
   })
@@ -83,17 +83,16 @@ async function storeOnce(
   }
 }
 
-async function takeForm({ request, response, signal }: Exchange, take: Take): Promise<string> {
+async function takeForm({ request, response, signal }: Exchange, maxFileSize: number, take: Take): Promise<string> {
   const { file } = await readForm(
     request,
     response,
-    null,
+    { fieldName: null, maxBytes: maxFileSize + formOverhead, limits: formLimits },
     ({ fileName, mimeType, stream }, before, stop) => {
       const metadata = metadataOf(Object.entries(before))
       const named = { fileName: fileName || 'file', mimeType, metadata, stream }
       return take(named, AbortSignal.any([signal, stop]))
     },
-    formLimits,
   )
   if (!file) throw new InvalidRequestError('The form has no file part.', { code: 'MISSING_FILE' })
   return file

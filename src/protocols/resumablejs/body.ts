@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream'
 import { InvalidRequestError } from '../../errors.ts'
 import { chunkFormLimits, type FormFields } from '../chunk-body.ts'
 import { readChunkForm } from '../chunk-form.ts'
-import { mediaType, refuseConsumed, refuseEncoding } from '../http.ts'
+import { contentLength, mediaType, refuseConsumed, refuseEncoding } from '../http.ts'
 import type { Exchange } from './exchange.ts'
 import { dialectIn, isWhole, type Plan, planOf } from './parameters.ts'
 
@@ -27,7 +27,16 @@ export function receive<Result>(exchange: Exchange, store: (arrival: Arrival) =>
   const type = mediaType(request)
   if (type.startsWith('multipart/')) return receiveForm(exchange, store)
   // Flow.js gives its octets the type of the file; Resumable.js tells it in a parameter.
-  return store({ plan: planIn(exchange, {}), body: request, signal, partName: undefined, partType: type })
+  const plan = planIn(exchange, {})
+  const announced = contentLength(request)
+  // Before it is waited for: a body of another size is refused anyway.
+  if (announced !== undefined && announced !== plan.size) throw otherSize(plan.size, announced)
+  return store({ plan, body: request, signal, partName: undefined, partType: type })
+}
+
+function otherSize(expected: number, announced: number): InvalidRequestError {
+  const message = `This chunk must have ${expected} bytes, but the request brings ${announced}.`
+  return new InvalidRequestError(message, { code: 'SIZE_MISMATCH' })
 }
 
 export function planIn({ dialects, query, engine }: Exchange, fields: FormFields): Plan {

@@ -60,7 +60,7 @@ export async function postForm(exchange: Exchange): Promise<void> {
   const stored = await readForm(
     request,
     response,
-    'file',
+    { fieldName: 'file', maxBytes: maxFileSize + formOverhead, limits: formFields },
     async ({ stream }, fields, stop) => {
       const ref = grantedUpload(exchange, fields)
       const session = await engine.get(ref)
@@ -71,7 +71,6 @@ export async function postForm(exchange: Exchange): Promise<void> {
       const written = await engine.writeChunk({ ...ref, index: 0, body: stream, maxSize, signal }).catch(overtaken)
       return { ref, etag: etagOf({ size: written.size, crc32: written.crc32 ?? null }) }
     },
-    formFields,
   )
   if (!stored.file) throw new InvalidRequestError('The form has no file part named file.', { code: 'MISSING_FILE' })
   const object = await engine.complete(stored.file.ref)
