@@ -70,7 +70,7 @@ interface Uploadx {
 }
 
 export async function uploadx({ directory, expiry }: ServerSettings): Promise<Running> {
-  const { default: library } = await peer<{ default: Uploadx }>('@uploadx/core/lib/index.js')
+  const library = await peer<Uploadx>('@uploadx/core/lib/index.js')
   const expiration = expiry !== undefined && { maxAge: expiry, purgeInterval: 200, rolling: true }
   const app = quiet().use(
     '/files',
