@@ -10,12 +10,13 @@ import { piece, postJson, putChunk } from './wires.ts'
 
 const takeover: Case = {
   name: 'takeover',
-  title: 'A second anonymous client that begins an upload of the same name and size gets an upload of its own',
+  title: 'A second anonymous client that begins an upload of the same name, size and date gets an upload of its own',
   async run(subject) {
     const size = 2 * piece
-    const first = await subject.create(size, 'photo.jpg')
+    const lastModified = 1_700_000_000_000
+    const first = await subject.create(size, 'photo.jpg', lastModified)
     await subject.put(first, 0, content(piece, 1))
-    const second = await subject.create(size, 'photo.jpg')
+    const second = await subject.create(size, 'photo.jpg', lastModified)
     const { bytes } = await subject.received(second)
     if (second === first) fail(`both get the same URL; the second one is told that ${bytes} bytes are there`)
     if (bytes !== 0) fail(`the upload of the second one begins with ${bytes} bytes`)

@@ -60,27 +60,33 @@ async function fileStore(directory: string, expiry: number): Promise<object> {
 async function s3Store(s3: S3Access, expiry: number): Promise<object> {
   const { S3Store } = await peer<Stores>('@tus/s3-store/dist/index.js')
   const { accessKeyId, secretAccessKey, ...place } = s3
-  const s3ClientConfig = { ...place, credentials: { accessKeyId, secretAccessKey }, forcePathStyle: true }
+  const s3ClientConfig = {
+    ...{ ...place, credentials: { accessKeyId, secretAccessKey }, forcePathStyle: true },
+    // The double is strict about checksums of parts that were not announced; many servers are.
+    requestChecksumCalculation: 'WHEN_REQUIRED',
+    responseChecksumValidation: 'WHEN_REQUIRED',
+  }
   return new S3Store({ partSize: 8 * 1024 * 1024, s3ClientConfig, expirationPeriodInMilliseconds: expiry })
 }
 
 interface Uploadx {
+  readonly DiskStorage: new (options: object) => { purge(): Promise<unknown> }
   readonly tus: (options: object) => RequestHandler
   readonly RedisMetaStorage: new (options: object) => { client: { disconnect(): void } }
 }
 
 export async function uploadx({ directory, expiry }: ServerSettings): Promise<Running> {
   const library = await peer<Uploadx>('@uploadx/core/lib/index.js')
-  const expiration = expiry !== undefined && { maxAge: expiry, purgeInterval: 200, rolling: true }
-  const app = quiet().use(
-    '/files',
-    library.tus({ uploadDir: directory, maxFileSize: '10GB', ...(expiration && { expiration }) }),
-  )
+  const storage = new library.DiskStorage({
+    ...{ uploadDir: directory, maxFileSize: '10GB' },
+    ...(expiry !== undefined && { expiration: { maxAge: expiry, rolling: true } }),
+  })
+  const app = quiet().use('/files', library.tus({ storage }))
   // It answers 5xx until it has looked at its folder.
   await sleep(100)
   const redis = new library.RedisMetaStorage({ host: '127.0.0.1', password: secretOfRedis, lazyConnect: true })
   redis.client.disconnect()
-  return { listener: app, objects: [redis] }
+  return { listener: app, cleanup: () => storage.purge(), objects: [storage, redis] }
 }
 
 /**

@@ -1,8 +1,7 @@
 /** One server under test, in a folder of its own, with an S3 double of its own when it wants one. */
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { createReadStream } from 'node:fs'
-import { readdir, stat } from 'node:fs/promises'
+import { readdir, readFile, stat } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { answerOf, type Stage } from '../bench/processes.ts'
@@ -123,8 +122,9 @@ export class Subject {
   // ---------------------------------------------------------------------------------------------- uploads
 
   /** The id of a new upload, which must be possible. */
-  async create(size: number, name: string): Promise<string> {
-    const { answer, id } = await this.contender.wire.create(this.port, { size, name })
+  async create(size: number, name: string, lastModified?: number): Promise<string> {
+    const file = { size, name, ...(lastModified !== undefined && { lastModified }) }
+    const { answer, id } = await this.contender.wire.create(this.port, file)
     return id ?? fail(`a creation was answered ${answer.status}`)
   }
 
@@ -178,7 +178,10 @@ export class Subject {
     const contents: Buffer[] = []
     for (const path of await this.files()) {
       const found = await stat(join(this.directory, path)).catch(() => null)
-      if (found?.size === size) contents.push(await collect(createReadStream(join(this.directory, path))))
+      if (found?.size !== size) continue
+      // It may be removed or moved meanwhile.
+      const data = await readFile(join(this.directory, path)).catch(() => null)
+      if (data) contents.push(data)
     }
     return contents
   }

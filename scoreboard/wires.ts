@@ -8,6 +8,8 @@ export interface Creation {
   /** Also what is no size. */
   readonly size: number | string
   readonly name: string
+  /** What a browser knows of a file besides, ms. */
+  readonly lastModified?: number
 }
 
 export interface Received {
@@ -37,8 +39,10 @@ function patchHeaders(from: number, size: number): Headers {
 
 export const tus: Wire = {
   name: 'tus',
-  async create(port, { size, name }) {
-    const metadata = `filename ${Buffer.from(name).toString('base64')}`
+  async create(port, { size, name, lastModified }) {
+    const encoded = (value: string) => Buffer.from(value).toString('base64')
+    const modified = lastModified === undefined ? '' : `,lastModified ${encoded(String(lastModified))}`
+    const metadata = `filename ${encoded(name)}${modified}`
     const answer = await send('POST', port, '/files', {
       ...version,
       'Upload-Length': size,
@@ -93,8 +97,8 @@ export function jsonOf({ body }: Answer): Record<string, unknown> {
 
 export const routes: Wire = {
   name: 'routes',
-  async create(port, { size, name }) {
-    const init = { fileName: name, totalSize: size, mimeType: 'application/octet-stream' }
+  async create(port, { size, ...file }) {
+    const init = { fileName: file.name, totalSize: size, mimeType: 'application/octet-stream', ...file }
     const answer = await postJson(port, '/upload/init', init)
     const { uploadId } = jsonOf(answer)
     return { answer, id: typeof uploadId === 'string' ? uploadId : null }
