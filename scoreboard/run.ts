@@ -1,5 +1,4 @@
 /** Every case against every server, each in a fresh process and folder. */
-import { tmpdir } from 'node:os'
 import { Stage } from '../bench/processes.ts'
 import type { Case } from './case.ts'
 import { byteCases } from './cases-bytes.ts'
@@ -33,13 +32,15 @@ export interface Row {
 export interface Plan {
   readonly contenders: readonly Contender[]
   readonly cases: readonly Case[]
+  /** For the folders of the servers. */
+  readonly directory: string
   /** Told of every result as it comes. */
   readonly tell: (row: Row) => void
 }
 
 export const everything = { contenders, cases } as const
 
-export async function runScoreboard({ contenders, cases, tell }: Plan): Promise<Row[]> {
+export async function runScoreboard({ contenders, cases, directory, tell }: Plan): Promise<Row[]> {
   const rows: Row[] = []
   const keep = (of: Pick<Case, 'name' | 'title'>, server: string, result: Result) => {
     const row = { case: of.name, title: of.title, server, result }
@@ -47,10 +48,10 @@ export async function runScoreboard({ contenders, cases, tell }: Plan): Promise<
     tell(row)
   }
   for (const contender of contenders) {
-    const obstacle = await reasonNotToRun(contender)
+    const obstacle = await reasonNotToRun(contender, directory)
     const casualties: string[] = []
     for (const each of cases) {
-      const { result, casualty } = obstacle === null ? await runCase(each, contender) : leftOut(obstacle)
+      const { result, casualty } = obstacle === null ? await runCase(each, contender, directory) : leftOut(obstacle)
       if (casualty !== null) casualties.push(`${each.name}: ${casualty}`)
       keep(each, contender.name, result)
     }
@@ -73,9 +74,9 @@ function leftOut(reason: string): Run {
 }
 
 /** A server that cannot do one clean upload is not tested: the fault may be anybody's. */
-async function reasonNotToRun(contender: Contender): Promise<string | null> {
+async function reasonNotToRun(contender: Contender, directory: string): Promise<string | null> {
   try {
-    await withSubject(contender, {}, async (subject) => {
+    await withSubject(contender, directory, {}, async (subject) => {
       await subject.start()
       await cleanUpload(subject, 1)
     })
@@ -87,10 +88,11 @@ async function reasonNotToRun(contender: Contender): Promise<string | null> {
 
 async function withSubject<Value>(
   contender: Contender,
+  directory: string,
   settings: Settings,
   work: (subject: Subject) => Promise<Value>,
 ): Promise<Value> {
-  const stage = await Stage.open(tmpdir(), `score-${contender.name}`)
+  const stage = await Stage.open(directory, `score-${contender.name}`)
   const subject = await Subject.open(contender, stage, settings)
   try {
     return await work(subject)
@@ -106,10 +108,10 @@ async function cleanUpload(subject: Subject, seed: number): Promise<void> {
   await subject.mustHave(data, 'after a clean upload')
 }
 
-async function runCase(each: Case, contender: Contender): Promise<Run> {
+async function runCase(each: Case, contender: Contender, directory: string): Promise<Run> {
   const why = each.unless?.(contender) ?? null
   if (why !== null) return leftOut(why)
-  return withSubject(contender, each.settings ?? {}, async (subject) => {
+  return withSubject(contender, directory, each.settings ?? {}, async (subject) => {
     try {
       await each.prepare?.(subject)
       await subject.start()

@@ -17,9 +17,6 @@ import { piece, type Received } from './wires.ts'
 
 export type Settings = Pick<ServerSettings, 'expiry' | 'bodyIdleTimeout'>
 
-/** The AWS SDK says at every start that it will leave this Node behind. */
-const flags = ['--disable-warning=NodeVersionSupportWarning']
-
 export class Subject {
   readonly contender: Contender
   /** What the server keeps is below it. */
@@ -77,7 +74,7 @@ export class Subject {
     const s3 = this.#target && { endpoint, region, accessKeyId, secretAccessKey, bucket }
     const { kind } = this.contender
     const settings = { ...this.#settings, kind, directory: this.directory, ...(s3 && { s3 }) }
-    const child = this.#stage.start('../scoreboard/server.ts', [JSON.stringify(settings)], flags)
+    const child = this.#stage.start('../scoreboard/server.ts', [JSON.stringify(settings)])
     const ready = await answerOf<Message>(child)
     if (ready.type !== 'ready') throw new Error(ready.type === 'failed' ? ready.reason : 'no port')
     this.port = ready.port

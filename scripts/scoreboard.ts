@@ -4,6 +4,7 @@
  * goes into docs/reliability.md.
  */
 import { readFile, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { versionOf } from '../bench/machine.ts'
@@ -14,6 +15,9 @@ import { everything, type Row, runScoreboard } from '../scoreboard/run.ts'
 const document = join(import.meta.dirname, '../docs/reliability.md')
 const marks = ['<!-- scoreboard -->', '<!-- end of scoreboard -->'] as const
 
+// Every server would print it.
+process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = 'true'
+
 async function main(): Promise<void> {
   const text = { type: 'string' } as const
   const { values } = parseArgs({ options: { servers: text, cases: text } })
@@ -21,7 +25,7 @@ async function main(): Promise<void> {
   const cases = chosen(everything.cases, values.cases)
   const needsPeers = contenders.some(({ kind }) => kind === 'tus-server' || kind === 'uploadx')
   if (needsPeers) await installPeers()
-  const rows = await runScoreboard({ contenders, cases, tell })
+  const rows = await runScoreboard({ contenders, cases, directory: tmpdir(), tell })
   const report = [await versions(needsPeers), '', reportOf(rows, contenders)].join('\n')
   console.log(`\n${report}`)
   if (process.env.SCOREBOARD_WRITE) await writeDocument(report)
