@@ -70,7 +70,7 @@ async function s3Store(s3: S3Access, expiry: number): Promise<object> {
 }
 
 interface Uploadx {
-  readonly DiskStorage: new (options: object) => { purge(): Promise<unknown> }
+  readonly DiskStorage: new (options: object) => { readonly isReady: boolean; purge(): Promise<unknown> }
   readonly tus: (options: object) => RequestHandler
   readonly RedisMetaStorage: new (options: object) => { client: { disconnect(): void } }
 }
@@ -82,8 +82,8 @@ export async function uploadx({ directory, expiry }: ServerSettings): Promise<Ru
     ...(expiry !== undefined && { expiration: { maxAge: expiry, rolling: true } }),
   })
   const app = quiet().use('/files', library.tus({ storage }))
-  // It answers 5xx until it has looked at its folder.
-  await sleep(100)
+  // It answers 503 until it has looked at its folder.
+  while (!storage.isReady) await sleep(10)
   const redis = new library.RedisMetaStorage({ host: '127.0.0.1', password: secretOfRedis, lazyConnect: true })
   redis.client.disconnect()
   return { listener: app, cleanup: () => storage.purge(), objects: [storage, redis] }
