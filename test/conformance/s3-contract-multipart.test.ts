@@ -117,7 +117,10 @@ describe('multipart uploads', () => {
     while (place) {
       const command = new ListMultipartUploadsCommand({ Bucket, Prefix: 'open/', MaxUploads: 1, ...place })
       const page: ListMultipartUploadsCommandOutput = await fx.s3.send(command)
-      for (const { UploadId } of page.Uploads ?? []) found.push(UploadId ?? '')
+      for (const { UploadId, Initiated } of page.Uploads ?? []) {
+        expect(Math.abs(Date.now() - Number(Initiated))).toBeLessThan(15 * 60_000)
+        found.push(UploadId ?? '')
+      }
       const { NextKeyMarker = '', NextUploadIdMarker = '' } = page
       place = page.IsTruncated ? { KeyMarker: NextKeyMarker, UploadIdMarker: NextUploadIdMarker } : null
     }

@@ -23,6 +23,7 @@ export interface DoubleUpload {
   /** `CRC32` when the upload was opened for parts with checksums. */
   readonly algorithm: string | null
   readonly parts: Map<number, StoredBytes>
+  readonly initiated: Date
 }
 
 export interface NamedPart {
@@ -50,7 +51,8 @@ export class DoubleBucket {
   }
 
   createUpload(key: string, headers: ObjectHeaders, algorithm: string | null): DoubleUpload {
-    const upload = { id: randomUUID(), key, headers, algorithm, parts: new Map<number, StoredBytes>() }
+    const parts = new Map<number, StoredBytes>()
+    const upload = { id: randomUUID(), key, headers, algorithm, parts, initiated: new Date() }
     this.uploads.set(upload.id, upload)
     return upload
   }

@@ -156,7 +156,9 @@ export const operations: Readonly<Record<string, Operation>> = {
       ({ key, id }) => key > (place[0] ?? '') || (key === place[0] && place[1] !== '' && id > (place[1] ?? '')),
     )
     const { page, more } = cut(call, rest, call.query.get('max-uploads'))
-    const uploads = page.map(({ key, id }) => `<Upload>${tag('Key', key)}${tag('UploadId', id)}</Upload>`)
+    const uploads = page.map(({ key, id, initiated }) => {
+      return `<Upload>${tag('Key', key)}${tag('UploadId', id)}${tag('Initiated', initiated.toISOString())}</Upload>`
+    })
     const last = page.at(-1)
     const next = more && last ? tag('NextKeyMarker', last.key) + tag('NextUploadIdMarker', last.id) : ''
     return xml('ListMultipartUploadsResult', `${next}${tag('IsTruncated', more)}${uploads.join('')}`)
