@@ -126,8 +126,13 @@ export class Staging {
       })
     }
     const handle = await open(path, flags.O_WRONLY | flags.O_CREAT | noFollow, 0o600)
-    if (this.#durable) await syncFolder(this.folderOf(uploadId))
-    return handle
+    try {
+      if (this.#durable) await syncFolder(this.folderOf(uploadId))
+      return handle
+    } catch (error) {
+      await handle.close()
+      throw error
+    }
   }
 
   /** A file of its own in the upload's folder, or in the spool. */
