@@ -8,7 +8,7 @@ import { isNexusUploaderError } from '../../src/errors.ts'
 import { survived } from '../support/fault-points.ts'
 import { type Fault, faultAt, faultsFor, flushesNothing } from '../support/fs-faults.ts'
 import { World } from '../support/fs-world.ts'
-import { type FsCall, type Interceptor, openFiles, watchFs } from '../support/hook-fs.ts'
+import { type FsCall, type Interceptor, leakedFiles, watchFs } from '../support/hook-fs.ts'
 import { makeFolder } from '../support/temp-folder.ts'
 import { type Scenario, scenarios } from './fs-scenarios.ts'
 
@@ -67,7 +67,7 @@ async function run(scenario: Scenario, intercept: Interceptor): Promise<unknown>
     watchFs(world.folders, flushesNothing)
     await scenario.finish(world, world.open(), failure !== null)
     await world.expectNothingLeft()
-    expect(openFiles()).toEqual([])
+    expect(await leakedFiles(), 'files that stayed open').toEqual([])
     return failure
   } finally {
     await world.close()

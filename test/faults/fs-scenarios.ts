@@ -175,7 +175,7 @@ const hour = 60 * 60_000
 
 /** A live upload beside one that was idle for too long, an orphaned folder, and leftovers in the spool. */
 const sweep: Scenario = {
-  ...{ name: 'sweep', storage: 'local', options: { sessionTtl: 2 * hour, cleanupInterval: 1_000 * hour } },
+  ...{ name: 'sweep', storage: 'local', options: { sessionTtl: 2 * hour, cleanupInterval: 500 * hour } },
   async prepare(world) {
     const longAgo = world.open({ clock: () => Date.now() - 3 * hour })
     for (const key of ['idle 1', 'idle 2']) {

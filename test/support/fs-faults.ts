@@ -69,7 +69,8 @@ const refused = [refuses('EACCES'), refuses('EROFS', (call) => call.changes)]
 export function faultsFor({ op, changes, grows, size }: FsCall): readonly Fault[] {
   if (op === 'handle.close') return [refuses('EIO'), refuses('EDQUOT')]
   if (op === 'open') {
-    if (grows) return [...noRoom, ...broken, ...refused, refuses('EMFILE'), refuses('EMFILE', (call) => call.op === 'open')]
+    if (grows)
+      return [...noRoom, ...broken, ...refused, refuses('EMFILE'), refuses('EMFILE', (call) => call.op === 'open')]
     return [...broken, ...(changes ? refused : [refuses('EACCES')]), refuses('EMFILE')]
   }
   if (/^handle\.write/.test(op) || op === 'handle.appendFile') {

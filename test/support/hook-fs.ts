@@ -9,6 +9,7 @@
 import fs from 'node:fs'
 import { syncBuiltinESMExports } from 'node:module'
 import { resolve, sep } from 'node:path'
+import { setTimeout as wait } from 'node:timers/promises'
 
 export interface FsCall {
   /** From 1, in the order in which the calls begin. */
@@ -76,7 +77,8 @@ const pathsAt: Readonly<Record<string, readonly number[]>> = {
   symlink: [1],
 }
 const reading = /^(handle\.)?(access|close|lstat|read|readFile|readdir|readlink|readv|realpath|stat|statfs)$/
-const growing = /^(handle\.)?(appendFile|copyFile|link|mkdir|mkdtemp|rename|symlink|write|writeFile|writev|sync|datasync)$/
+const growing =
+  /^(handle\.)?(appendFile|copyFile|link|mkdir|mkdtemp|rename|symlink|write|writeFile|writev|sync|datasync)$/
 
 function describe(op: string, path: string, args: Arguments): FsCall {
   const n = (watch as Watch).calls++ + 1
@@ -125,8 +127,10 @@ function shortened(op: string, args: Arguments, limit: number): Arguments {
 /** Through the interceptor when somebody watches this path; else `call` as it is. */
 function through(op: string, path: string | undefined, args: Arguments, call: (args: Arguments) => Promise<unknown>) {
   if (watch === null || path === undefined || !isWatched(path)) return call(args)
+  const { intercept } = watch
   const described = describe(op, path, args)
-  return watch.intercept(described, (limit) => call(limit === undefined ? args : shortened(op, args, limit)))
+  const proceed: Proceed = (limit) => call(limit === undefined ? args : shortened(op, args, limit))
+  return new Promise((resolve) => resolve(intercept(described, proceed)))
 }
 
 function pathOf(op: string, args: Arguments): string | undefined {
@@ -161,7 +165,7 @@ const descriptorOperations: Readonly<Record<string, string>> = {
 const plain = { ...fs.promises } as unknown as Record<string, (...args: Arguments) => Promise<unknown>>
 
 async function openHandle(args: Arguments): Promise<unknown> {
-  const handle = (await plain['open']?.(...args)) as object
+  const handle = (await plain.open?.(...args)) as object
   // The class of open files is not exported anywhere; their first one leads to it.
   if (!handlesPatched) patchHandles(Object.getPrototypeOf(handle) as Members)
   handlesPatched = true
@@ -173,9 +177,13 @@ async function openHandle(args: Arguments): Promise<unknown> {
   return handle
 }
 
-/** Files below watched folders that were opened with `node:fs/promises` and not closed since. */
-export function openFiles(): string[] {
-  return [...opened.values()]
+/** Files below watched folders that were opened with `node:fs/promises` since the last call, and that nobody closes. */
+export async function leakedFiles(): Promise<string[]> {
+  // What goes on in the background closes them in a moment.
+  for (const end = Date.now() + 1_000; opened.size > 0 && Date.now() < end; ) await wait(5)
+  const paths = [...opened.values()]
+  opened.clear()
+  return paths
 }
 
 /** `rm` of a folder is many calls, and each of them may be the one. */
@@ -231,7 +239,10 @@ function promised(original: Callable, self: unknown, args: Arguments): Promise<A
   })
 }
 
-function patchCallback(name: string, wrapped: (original: Callable, self: unknown, args: Arguments) => Promise<unknown>) {
+function patchCallback(
+  name: string,
+  wrapped: (original: Callable, self: unknown, args: Arguments) => Promise<unknown>,
+) {
   const members = fs as unknown as Members
   const original = members[name] as Callable
   function patched(this: unknown, ...args: Arguments) {
@@ -243,10 +254,12 @@ function patchCallback(name: string, wrapped: (original: Callable, self: unknown
     )
   }
   // What `util.promisify` and `realpath.native` need.
-  const { length, name: _name, prototype: _prototype, ...rest } = Object.getOwnPropertyDescriptors(original) as Record<
-    string,
-    PropertyDescriptor
-  >
+  const {
+    length,
+    name: _name,
+    prototype: _prototype,
+    ...rest
+  } = Object.getOwnPropertyDescriptors(original) as Record<string, PropertyDescriptor>
   Object.defineProperties(patched, rest)
   members[name] = patched
 }
