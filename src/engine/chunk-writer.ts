@@ -132,7 +132,17 @@ export class ChunkWriter {
     if (!existing || !(await this.#isSame(current, existing, body, path))) return null
     // Its sum may have been lost with the process that stored it.
     if (current.recognizable) await this.#parts.staging.sums.write(current.id, existing.index, body.size, body.crc)
-    return writtenOf(current, body, true)
+    return writtenOf(await this.#keep(current.id), body, true)
+  }
+
+  /** What is acknowledged counts as activity, also when it was there: the sweeper must not take it a moment later. */
+  async #keep(uploadId: string): Promise<UploadSession> {
+    const kept = await this.#parts.sessions.update(uploadId, (current) =>
+      current.state === 'active' ? touch(current, this.#parts) : current,
+    )
+    if (!kept) throw new UploadNotFoundError()
+    requireOpen(kept)
+    return kept
   }
 
   #inTurn<Result>({ session, request }: Writing, task: () => Promise<Result>): Promise<Result> {
@@ -143,7 +153,7 @@ export class ChunkWriter {
   async #verify(writing: Writing, existing: Chunk): Promise<ChunkWritten> {
     const { session } = writing
     const body = await this.#receive(writing, async () => {}, true)
-    if (await this.#hasSum(session, existing, body)) return writtenOf(session, body, true)
+    if (await this.#hasSum(session, existing, body)) return writtenOf(await this.#keep(session.id), body, true)
     throw conflict()
   }
 

@@ -45,6 +45,27 @@ describe('the sweeper', () => {
     await client.complete(id)
   })
 
+  it.each([
+    ['on the disk', false],
+    ['in the storage', { minPartSize: 1_000, partSize: 100_000 }],
+  ] as const)(
+    'counts idle time also from a chunk that came again, when its bytes are %s [C10]',
+    async (_, multipart) => {
+      const { clock, advance } = movable()
+      const storage = new MemoryStorageAdapter({ multipart })
+      const { engine, client } = testEngine({ clock, storage, cleanupInterval: hour })
+      const id = await client.create(300_000, { chunkSize: 100_000 })
+      for (const index of [0, 1]) await client.write(id, index, bytes(100_000, index))
+      await new Promise((resolve) => setTimeout(resolve, 100))
+      advance(hour - 1000)
+      expect(await client.write(id, 0, bytes(100_000, 0))).toMatchObject({ duplicate: true })
+      advance(hour - 1000)
+      expect((await engine.sweep()).expired).toBe(0)
+      await client.write(id, 2, bytes(100_000, 2))
+      await client.complete(id)
+    },
+  )
+
   it('does not touch an upload that a slow body is still coming for', async () => {
     const { clock, advance } = movable()
     const { engine, client } = testEngine({ clock, cleanupInterval: hour })
