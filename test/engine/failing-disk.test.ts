@@ -1,11 +1,14 @@
 /** What sweeps of `test/faults` found: single calls of a disk that fails, and what must become of the request. */
 import '../support/hook-fs.ts'
 
+import { mkdir, readdir, writeFile } from 'node:fs/promises'
+import { basename, join } from 'node:path'
 import { afterEach, describe, expect, it } from 'vitest'
 import { LocalStorageAdapter } from '../../src/storage/local-storage.ts'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
 import { streamOf, testEngine } from '../support/engine.ts'
 import { errnoError, flushesNothing } from '../support/fs-faults.ts'
+import { age } from '../support/fs-world.ts'
 import { type FsCall, leakedFiles, watchFs } from '../support/hook-fs.ts'
 import { tempFolder } from '../support/temp-folder.ts'
 
@@ -46,6 +49,22 @@ describe('a disk without room', () => {
 })
 
 describe('a disk that fails', () => {
+  it('at one body that is left over does not keep the sweeper from the rest [E01]', async () => {
+    const { engine, tempDir } = await anUpload()
+    const orphan = join(tempDir, 'staging', '3f0c8f2e-8a53-4b6e-9d1c-0a4f5d6e7b8c')
+    const bodies = ['a.tmp', 'b.tmp'].map((name) => join(tempDir, 'spool', name))
+    await mkdir(orphan)
+    for (const body of bodies) await writeFile(body, 'x')
+    await age(tempDir, 3 * 60 * 60_000)
+    const lift = refuse(tempDir, 'EIO', ({ op, path }) => op === 'unlink' && path === bodies[0])
+    expect(await engine.sweep()).toMatchObject({ failed: 1 })
+    expect(await readdir(join(tempDir, 'spool'))).toEqual(['a.tmp'])
+    expect(await readdir(join(tempDir, 'staging'))).not.toContain(basename(orphan))
+    lift()
+    expect(await engine.sweep()).toMatchObject({ failed: 0, orphans: 1 })
+    expect(await readdir(join(tempDir, 'spool'))).toEqual([])
+  })
+
   it('under the lock of an upload is an outage to who asks for its offset [E01]', async () => {
     const { engine, tempDir, ref, append } = await anUpload()
     await append(0)
