@@ -67,7 +67,7 @@ async function run(scenario: Scenario, intercept: Interceptor): Promise<unknown>
     watchFs(world.folders, flushesNothing)
     await scenario.finish(world, world.open(), failure !== null)
     await world.expectNothingLeft()
-    expect(await leakedFiles(), 'files that stayed open').toEqual([])
+    expect((await leakedFiles()).join(), 'files that stayed open').toBe('')
     return failure
   } finally {
     await world.close()

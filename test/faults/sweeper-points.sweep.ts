@@ -36,6 +36,7 @@ async function run(scenario: Scenario, n: number, idle: number): Promise<Outcome
     const [engine, other] = [world.open(), world.open()]
     await scenario.prepare(world, engine)
     now += idle
+    const { id } = world
     const sweeps: Promise<SweepReport>[] = []
     const stop = watchFs(world.folders, async (call, proceed) => {
       if (call.n === n) {
@@ -52,6 +53,8 @@ async function run(scenario: Scenario, n: number, idle: number): Promise<Outcome
     const calls = stop()
     watchFs(world.folders, flushesNothing)
     await Promise.all(sweeps)
+    // A new one, when the sweeper was before its name was looked up.
+    if (world.id !== id) world.acknowledged.clear()
     if (failure === null || idle < minute) await expectToGoOn(scenario, world, engine, failure)
     else await expectGone(world, engine, failure)
     await world.close()
@@ -95,7 +98,10 @@ async function everyCall(scenario: Scenario, idle: number): Promise<void> {
 describe('the sweeper, at every file-system call of a request', () => {
   it.each(requests)('leaves a live upload alone: $name [C10]', (scenario) => everyCall(scenario, 0.9 * minute))
 
-  it.each(requests)('takes an idle one before the request or not at all: $name [C10]', (scenario) =>
+  // A body that breaks off, and the look-up of an open upload, are no activity.
+  const lasting = requests.filter(({ name }) => !/breaks|open/.test(name))
+
+  it.each(lasting)('takes an idle one before the request or not at all: $name [C10]', (scenario) =>
     everyCall(scenario, 1.5 * minute),
   )
 })

@@ -180,7 +180,7 @@ async function openHandle(args: Arguments): Promise<unknown> {
 /** Files below watched folders that were opened with `node:fs/promises` since the last call, and that nobody closes. */
 export async function leakedFiles(): Promise<string[]> {
   // What goes on in the background closes them in a moment.
-  for (const end = Date.now() + 1_000; opened.size > 0 && Date.now() < end; ) await wait(5)
+  for (const end = Date.now() + 3_000; opened.size > 0 && Date.now() < end; ) await wait(5)
   const paths = [...opened.values()]
   opened.clear()
   return paths
