@@ -2,7 +2,7 @@
  * One writer at the end of an upload. The locker decides within this process (or, with a shared one, among all nodes);
  * a claim on a place that no byte ever has decides among the processes that share a `tempDir`.
  */
-import { isNexusUploaderError, UploadLockedError } from '../errors.ts'
+import { fromFileSystemError, isNexusUploaderError, UploadLockedError } from '../errors.ts'
 import type { Lock } from '../types.ts'
 import type { Claim } from './claims.ts'
 import type { EngineParts } from './engine-options.ts'
@@ -55,14 +55,16 @@ async function claimTail(
   time: number,
   signal: AbortSignal,
 ): Promise<Claim | null> {
+  let claim: Claim | null = null
   try {
-    const claim = await parts.claims.insist(uploadId, tailRange, time, signal, onYield)
+    claim = await parts.claims.insist(uploadId, tailRange, time, signal, onYield)
     if (!claim) throw new UploadLockedError()
     await parts.claims.forgetRequest(uploadId)
     return claim
   } catch (error) {
+    await claim?.release()
     if (hasCode(error, 'ENOENT')) return null
-    throw error
+    throw signal.aborted ? error : fromFileSystemError(error)
   }
 }
 

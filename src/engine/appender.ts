@@ -23,6 +23,7 @@ import { keepFinals } from './composer.ts'
 import type { EngineParts } from './engine-options.ts'
 import { holdsBytes } from './part-plan.ts'
 import type { PartSender } from './part-sender.ts'
+import type { Change } from './session-updates.ts'
 import type { PositionalFile } from './staging.ts'
 import { follow } from './waiting.ts'
 
@@ -50,7 +51,7 @@ interface Run {
   recordedAt: number
   /** When the record was last known to be this append's own, by the clock that also goes on while the machine sleeps. */
   seenAt: number
-  /** The disk refused bytes: what it says of them from now on is not to be believed. */
+  /** The disk refused bytes, or the record a change: what they say of this append from now on is not to be believed. */
   torn: boolean
 }
 
@@ -68,7 +69,7 @@ export class Appender {
     if (typeof request.checksum === 'string') parseChecksum(request.checksum)
     if (session.sources) throw composed()
     if (isEnding(session)) return this.#atTheEnd(session, request, stop.signal)
-    if (session.chunks.length === 0) await this.#parts.staging.createFolder(session.id)
+    if (session.chunks.length === 0) await this.#createFolder(session.id)
     /** Why this append ends when somebody else wants the upload. */
     const superseded = new UploadLockedError()
     let yielding: NodeJS.Timeout | undefined
@@ -87,6 +88,12 @@ export class Appender {
       lock.lost.removeEventListener('abort', onLost)
       await lock.release()
     }
+  }
+
+  async #createFolder(uploadId: string): Promise<void> {
+    await this.#parts.staging.createFolder(uploadId).catch((error) => {
+      throw fromFileSystemError(error)
+    })
   }
 
   /** Also for a caller that is gone already: what it had sent is still to be taken in. */
@@ -202,13 +209,15 @@ export class Appender {
     const before = receivedBytes(run.session.chunks)
     if (run.written === before) return
     await run.target.sync().catch((error) => torn(run, error))
-    const stored = await this.#parts.sessions.update(run.session.id, (current) => {
+    const change: Change = (current) => {
       requireActive(current)
       // Somebody else has been here although we held the lock: theirs counts.
       if (receivedBytes(current.chunks) !== before) throw new UploadLockedError()
       const chunks = [{ index: 0, count: 1, size: run.written, offset: 0, loose: 0 }]
       return { ...touch(current, this.#parts), chunks }
-    })
+    }
+    // Refused or failed: it may have been stored all the same, so that a second try would meet its own record.
+    const stored = await this.#parts.sessions.update(run.session.id, change).catch((error) => torn(run, error))
     if (!stored) throw new UploadNotFoundError()
     run.session = stored
     Object.assign(run, now())

@@ -98,10 +98,10 @@ export class ResumeKeys {
   }
 }
 
-/** Bound to the owner, and of a shape that no route accepts as an upload id. */
+/** Bound to the owner, of a shape that no route accepts as an upload id, and the same on disks without large letters. */
 export function resumeIdOf({ protocol, owner, resumeKey }: FindUpload): string {
   const scope = JSON.stringify([protocol, owner ?? null])
-  return createHmac('sha256', scope).update(resumeKey).digest('base64url')
+  return createHmac('sha256', scope).update(resumeKey).digest('hex')
 }
 
 /** A composed upload whose answer was lost is found again also when it is complete: a second one would be a second object. */

@@ -318,16 +318,15 @@ export class Staging {
     return entries
   }
 
-  /** Removes spooled bodies that nobody has written to for `age` ms; returns how many. */
-  async removeSpooled(age: number): Promise<number> {
-    let removed = 0
+  /** Spooled bodies that nobody has written to for `age` ms. */
+  async listSpooled(age: number): Promise<string[]> {
+    const paths: string[] = []
     for (const name of await readdir(this.#spool)) {
-      const info = await lstat(join(this.#spool, name)).catch(() => null)
-      if (!info?.isFile() || Date.now() - info.mtimeMs < age) continue
-      await fs.remove(join(this.#spool, name))
-      removed += 1
+      const path = join(this.#spool, name)
+      const info = await lstat(path).catch(() => null)
+      if (info?.isFile() && Date.now() - info.mtimeMs >= age) paths.push(path)
     }
-    return removed
+    return paths
   }
 
   /** Bytes on disk under the staging folder and in the spool. */

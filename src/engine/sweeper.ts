@@ -2,7 +2,7 @@
  * Removes what nobody will come back for: idle uploads, records of ended ones, and what killed processes left behind.
  * A live upload (a request at work on it, here or in another process, or activity within `sessionTtl`) is never touched.
  */
-import { UploadNotFoundError } from '../errors.ts'
+import { fromFileSystemError, UploadNotFoundError } from '../errors.ts'
 import type { SessionStore, SweepReport, UploadSession } from '../types.ts'
 import type { EngineParts } from './engine-options.ts'
 import { isLeased } from './lease.ts'
@@ -62,8 +62,15 @@ export class Sweeper {
       if (this.#parts.closing.aborted) return counts
       await this.#attempt(counts, () => this.#sweepRecord(id, now, counts))
     }
-    counts.orphans += await this.#parts.staging.removeSpooled(orphanAge + behind)
-    for (const { uploadId, age } of await this.#parts.staging.list()) {
+    await this.#attempt(counts, async () => {
+      for (const path of await this.#parts.staging.listSpooled(orphanAge + behind)) {
+        await this.#attempt(counts, async () => {
+          await this.#parts.staging.discard(path)
+          counts.orphans += 1
+        })
+      }
+    })
+    for (const { uploadId, age } of await this.#folders()) {
       if (this.#parts.closing.aborted) return counts
       await this.#attempt(counts, () => this.#sweepFolder(uploadId, age - behind, counts))
     }
@@ -77,6 +84,14 @@ export class Sweeper {
       this.#parts.emit('warning', { code: 'CLOCK_JUMPED', message })
     }
     return { now, behind }
+  }
+
+  async #folders() {
+    try {
+      return await this.#parts.staging.list()
+    } catch (error) {
+      throw fromFileSystemError(error)
+    }
   }
 
   /** One upload that cannot be removed must not keep the others. */

@@ -1,6 +1,12 @@
 import { EventEmitter, setMaxListeners } from 'node:events'
 import type { Readable } from 'node:stream'
-import { isNexusUploaderError, StorageUnavailableError, UploadExpiredError, UploadNotFoundError } from '../errors.ts'
+import {
+  fromFileSystemError,
+  isNexusUploaderError,
+  StorageUnavailableError,
+  UploadExpiredError,
+  UploadNotFoundError,
+} from '../errors.ts'
 import type {
   AbortUpload,
   AppendBytes,
@@ -283,7 +289,7 @@ export class Engine implements UploadEngine {
     try {
       await this.#parts.staging.prepare()
     } catch (cause) {
-      throw isNexusUploaderError(cause) ? cause : new StorageUnavailableError(undefined, { cause })
+      throw fromFileSystemError(cause)
     }
   }
 

@@ -140,6 +140,7 @@ const statusByErrno: ReadonlyMap<string, number> = new Map([
   ['ENFILE', 503],
   ['EROFS', 503],
   ['EACCES', 503],
+  ['EBUSY', 503],
   ['EIO', 503],
 ])
 

@@ -1,43 +1,14 @@
 import { type ChildProcess, fork } from 'node:child_process'
-import { mkdirSync } from 'node:fs'
-import { createRequire } from 'node:module'
-import { basename, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { afterEach } from 'vitest'
+import { bundleOf } from './bundle.ts'
 import type { ServerSettings } from './server-process.ts'
 
-// Vite's own esbuild: in ESM and without the test runner's module loader in between.
-const { buildSync } = createRequire(import.meta.url)('esbuild') as typeof import('esbuild')
-
 const children = new Set<ChildProcess>()
-/** By their sources. */
-const bundles = new Map<string, string>()
 
 afterEach(() => {
   for (const child of children) child.kill('SIGKILL')
   children.clear()
 })
-
-/** One file that plain Node starts in a tenth of a second: tests that kill a server many times would wait for tsx. */
-function serverBundle(source: string): string {
-  const known = bundles.get(source)
-  if (known) return known
-  const root = fileURLToPath(new URL('../..', import.meta.url))
-  const folder = join(root, 'node_modules/.cache/nexus-uploader')
-  mkdirSync(folder, { recursive: true })
-  const outfile = join(folder, `${basename(source, '.ts')}-${process.pid}.mjs`)
-  buildSync({
-    entryPoints: [join(root, source)],
-    outfile,
-    bundle: true,
-    platform: 'node',
-    format: 'esm',
-    target: 'node20',
-    packages: 'external',
-  })
-  bundles.set(source, outfile)
-  return outfile
-}
 
 export interface ServerProcess {
   readonly url: string
@@ -58,7 +29,7 @@ export async function startServer<Settings extends object = ServerSettings>(
   through: readonly string[] = [],
 ): Promise<ServerProcess> {
   const [execPath = process.execPath, ...execArgv] = [...through, process.execPath]
-  const child = fork(serverBundle(source), [JSON.stringify(settings)], {
+  const child = fork(bundleOf(source), [JSON.stringify(settings)], {
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
     execPath,
     execArgv,
