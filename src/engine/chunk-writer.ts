@@ -12,6 +12,7 @@ import type { EngineParts } from './engine-options.ts'
 import { holdsBytes, isSent, keepsSums } from './part-plan.ts'
 import type { Change } from './session-updates.ts'
 import { Spill } from './spill.ts'
+import { sameBytes } from './staged-files.ts'
 import { Turns } from './waiting.ts'
 
 /** Generation 1 is for chunks that replace nothing; thrown to take another. */
@@ -249,7 +250,7 @@ export class ChunkWriter {
         ? [{ path: staging.loosePath(id, existing.index, existing.loose), start: 0, size: existing.size }]
         : staging.segments(id, partSize, existing.offset, existing.size)
     try {
-      return await staging.sameBytes(pieces, path)
+      return await sameBytes(pieces, path)
     } catch (error) {
       if ((error as { code?: unknown }).code !== 'ENOENT') throw error
       // Moved or sent a moment ago.

@@ -107,3 +107,20 @@ export async function* readPieces(pieces: readonly FilePiece[]): AsyncGenerator<
     if (read < size) throw new StorageUnavailableError(undefined, { code: 'STAGING_LOST' })
   }
 }
+
+/** Whether the pieces, one after the other, are byte for byte what the file holds. */
+export async function sameBytes(pieces: readonly FilePiece[], path: string): Promise<boolean> {
+  const file = await open(path, flags.O_RDONLY | (flags.O_NOFOLLOW ?? 0))
+  try {
+    let position = 0
+    for await (const data of readPieces(pieces)) {
+      const other = Buffer.alloc(data.length)
+      const { bytesRead } = await file.read(other, 0, other.length, position)
+      if (bytesRead < data.length || !other.equals(data)) return false
+      position += data.length
+    }
+    return true
+  } finally {
+    await file.close()
+  }
+}

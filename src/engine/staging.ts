@@ -207,38 +207,6 @@ export class Staging {
     }
   }
 
-  /** Whether the pieces, one after the other, are byte for byte what the file holds. */
-  async sameBytes(pieces: readonly FilePiece[], path: string): Promise<boolean> {
-    let position = 0
-    for (const piece of pieces) {
-      let same = true
-      const compare: PositionalFile = {
-        write: async ([data], at) => {
-          if (!data || !same) return
-          const other = await this.#read(path, at, data.length)
-          same = other.equals(data)
-        },
-        sync: async () => {},
-        close: async () => {},
-      }
-      await this.copy(piece.path, piece.start, piece.size, compare, position)
-      if (!same) return false
-      position += piece.size
-    }
-    return true
-  }
-
-  async #read(path: string, start: number, size: number): Promise<Buffer> {
-    const source = await open(path, flags.O_RDONLY | noFollow)
-    try {
-      const buffer = Buffer.alloc(size)
-      const { bytesRead } = await source.read(buffer, 0, size, start)
-      return buffer.subarray(0, bytesRead)
-    } finally {
-      await source.close()
-    }
-  }
-
   async discard(path: string): Promise<void> {
     await fs.remove(path)
   }

@@ -6,6 +6,9 @@ import fs from 'fs-extra'
 import { StorageUnavailableError } from '../errors.ts'
 import { missingFolders, ownFolder, syncFolder } from './staged-files.ts'
 
+/** A folder that was fine is looked at again no sooner than this, ms. */
+const lookEvery = 200
+
 export class TempFolder {
   readonly #path: string
   readonly #inner: readonly string[]
@@ -13,6 +16,8 @@ export class TempFolder {
   /** Folders with names that a power cut may still take. */
   readonly #unsynced = new Set<string>()
   #device: number | null = null
+  #lookedAt = Number.NEGATIVE_INFINITY
+  #looking: Promise<void> = Promise.resolve()
   #making: Promise<void> | null = null
 
   /** @param inner folders in it that have to be there as well */
@@ -27,7 +32,17 @@ export class TempFolder {
    * disk is not there any more, nothing is made in its place: what is on that disk has to be found again later.
    * @throws StorageUnavailableError also when somebody else owns it or it is a link
    */
-  async ready(): Promise<void> {
+  ready(): Promise<void> {
+    if (performance.now() - this.#lookedAt < lookEvery) return this.#looking
+    this.#lookedAt = performance.now()
+    this.#looking = this.#look().catch((error) => {
+      this.#lookedAt = Number.NEGATIVE_INFINITY
+      throw error
+    })
+    return this.#looking
+  }
+
+  async #look(): Promise<void> {
     if (this.#device !== null && (await this.#isThere(this.#device))) return
     this.#making ??= this.#make().finally(() => {
       this.#making = null

@@ -209,6 +209,7 @@ describe('a broken body', () => {
       const broken = new Readable({ read() {} })
       const written = client.write(id, index, broken)
       broken.push(bytes(1_000_000))
+      if (index === 0) await expect.poll(() => filesBelow(`${tempDir}/staging`)).toContain(`${id}/part-1`)
       setTimeout(() => broken.destroy(new Error('connection reset')), 50)
       await expect(written).rejects.toMatchObject({ code: 'BODY_INCOMPLETE', status: 400 })
     }
