@@ -1,12 +1,15 @@
 import { mkdirSync, readdirSync, renameSync, rmSync, symlinkSync, unlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
+import { setTimeout as wait } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
 import { createUploadEngine, MemoryStorageAdapter } from '../../src/index.ts'
 import { bytes } from '../support/random.ts'
 import { tempFolder } from '../support/temp-folder.ts'
 
 const data = bytes(1_000)
+/** Until the folder is looked at again, ms. */
+const untilLook = 250
 const draft = { protocol: 'native', fileName: 'a.bin', mimeType: 'text/plain', totalSize: data.length }
 
 describe('a tempDir that is changed while the engine runs', () => {
@@ -19,6 +22,7 @@ describe('a tempDir that is changed while the engine runs', () => {
     const ref = { protocol: 'native', uploadId: session.id } as const
     renameSync(tempDir, away)
     symlinkSync(elsewhere, tempDir)
+    await wait(untilLook)
     await expect(engine.create(draft)).rejects.toMatchObject({ status: 503, code: 'TEMP_DIR_REFUSED' })
     await expect(engine.get(ref)).rejects.toMatchObject({ status: 503 })
     expect(readdirSync(elsewhere)).toEqual([])
@@ -34,6 +38,7 @@ describe('a tempDir that is changed while the engine runs', () => {
     const engine = createUploadEngine({ storage: new MemoryStorageAdapter(), tempDir })
     await engine.create(draft)
     rmSync(tempDir, { recursive: true })
+    await wait(untilLook)
     const spooled = await engine.spool(Readable.from([data]), { maxSize: data.length })
     expect(spooled.size).toBe(data.length)
     expect((await engine.create(draft)).session.state).toBe('active')
