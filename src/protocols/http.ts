@@ -258,7 +258,6 @@ export function closeAfterAnswer(request: IncomingMessage, response: ServerRespo
   socket.destroySoon = () => socket.end()
   response.once('finish', () => {
     // Node has just begun to read and throw away whatever still comes of a body that nobody had asked for, as fast as it comes.
-    request.pause()
     setImmediate(() => socket.pause())
     setTimeout(() => socket.destroy(), lingerTimeout).unref()
   })
