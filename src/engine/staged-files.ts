@@ -23,6 +23,18 @@ export async function removeOthers(folder: string, name: string): Promise<boolea
   return others.length > 0
 }
 
+/** Removes the files of a folder that nobody has written to for `age` ms; returns how many. */
+export async function removeOldFiles(folder: string, age: number): Promise<number> {
+  let removed = 0
+  for (const name of await readdir(folder)) {
+    const info = await lstat(join(folder, name)).catch(() => null)
+    if (!info?.isFile() || Date.now() - info.mtimeMs < age) continue
+    await fs.remove(join(folder, name))
+    removed += 1
+  }
+  return removed
+}
+
 export function randomGeneration(): number {
   return 2 + randomBytes(6).readUIntBE(0, 6)
 }

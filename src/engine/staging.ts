@@ -33,6 +33,7 @@ import {
   type FilePiece,
   randomGeneration,
   readPieces,
+  removeOldFiles,
   removeOthers,
   splitAt,
   syncFolder,
@@ -319,15 +320,8 @@ export class Staging {
   }
 
   /** Removes spooled bodies that nobody has written to for `age` ms; returns how many. */
-  async removeSpooled(age: number): Promise<number> {
-    let removed = 0
-    for (const name of await readdir(this.#spool)) {
-      const info = await lstat(join(this.#spool, name)).catch(() => null)
-      if (!info?.isFile() || Date.now() - info.mtimeMs < age) continue
-      await fs.remove(join(this.#spool, name))
-      removed += 1
-    }
-    return removed
+  removeSpooled(age: number): Promise<number> {
+    return removeOldFiles(this.#spool, age)
   }
 
   /** Bytes on disk under the staging folder and in the spool. */
