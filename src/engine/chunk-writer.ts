@@ -103,7 +103,10 @@ export class ChunkWriter {
       const body = await this.#receive(writing, spill.sink)
       await spill.sync()
       if (spill.path) return await this.#commitLoose(writing, spill.path, body)
-      return await this.#inTurn(writing, () => this.#commit(writing, body, { offset: range.start, loose: 0 }))
+      const place = { offset: range.start, loose: 0 }
+      return await this.#inTurn(writing, () => this.#commit(writing, body, place)).catch((error) =>
+        this.#orRepeated(writing, body, error),
+      )
     } finally {
       await spill.close()
     }
@@ -190,9 +193,18 @@ export class ChunkWriter {
         const stored = await sessions.get(id).catch(() => null)
         // Only when it is certain that the record does not name the file.
         if (stored && findChunk(stored.chunks, index)?.loose !== loose) await staging.discard(from)
-        throw error
+        return await this.#orRepeated(writing, body, error)
       }
     }
+  }
+
+  /** Of two that bring the same bytes at once, the later may find that they have left already. */
+  async #orRepeated({ session, request }: Writing, body: ReceivedBody, error: unknown): Promise<ChunkWritten> {
+    if ((error as { code?: unknown } | null)?.code !== 'CHUNK_CONFLICT') throw error
+    const current = await this.#active(session.id)
+    const existing = findChunk(current.chunks, request.index)
+    if (!existing || !(await this.#hasSum(current, existing, body))) throw error
+    return writtenOf(await this.#touched(current), body, true)
   }
 
   async #commit(writing: Writing, body: ReceivedBody, place: { offset: number | null; loose: number }) {
@@ -278,7 +290,8 @@ export class ChunkWriter {
 
   /** An upload that ended meanwhile takes its folder with it; then that is the reason, not the missing file. */
   async #explain(error: unknown, uploadId: string): Promise<unknown> {
-    if ((error as { code?: unknown } | null)?.code !== 'ENOENT') return fromFileSystemError(error)
+    const code = (error as { code?: unknown } | null)?.code
+    if (code !== 'ENOENT' && code !== 'STAGING_LOST') return fromFileSystemError(error)
     try {
       for (let attempt = 0; attempt < 3; attempt++) {
         await this.#active(uploadId)

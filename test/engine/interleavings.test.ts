@@ -1,11 +1,12 @@
 /** Interleavings that time alone seldom shows: a store that lets something else happen between two calls. */
+import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { describe, expect, it } from 'vitest'
 import { MemorySessionStore } from '../../src/sessions/memory-session-store.ts'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
 import { testEngine } from '../support/engine.ts'
 import { bytes, cut, sha256 } from '../support/random.ts'
-import { tempFolder } from '../support/temp-folder.ts'
+import { filesBelow, tempFolder } from '../support/temp-folder.ts'
 
 /** Another process's view of the same records, which can be held up after a look. */
 class HeldUp extends MemorySessionStore {
@@ -56,6 +57,51 @@ describe('a writer that was held up between looking and writing', () => {
     await expect(late).rejects.toMatchObject({ code: 'BODY_INCOMPLETE' })
     const { key } = await a.client.complete(id)
     expect(sha256(storage.read(key) ?? '')).toBe(sha256(file))
+  })
+
+  it('hears that the upload was given up meanwhile, not that its bytes are lost [C04]', async () => {
+    const records = new MemorySessionStore()
+    const slow = new HeldUp(records)
+    const tempDir = tempFolder()
+    const a = testEngine({ sessions: records, tempDir })
+    const b = testEngine({ sessions: slow, tempDir })
+    const id = await a.client.create(200, { chunkSize: 100 })
+    await a.client.write(id, 0, bytes(100))
+    // The second look is the one under the claim.
+    slow.afterGet = async () => {
+      slow.afterGet = () => a.client.abort(id)
+    }
+    await expect(b.client.write(id, 1, bytes(100))).rejects.toMatchObject({ code: 'UPLOAD_ABORTED', status: 410 })
+  })
+
+  it.each([
+    ['the same bytes are welcome', 1, { duplicate: true }],
+    ['other bytes are refused', 2, { code: 'CHUNK_CONFLICT' }],
+  ])('when the chunk has been stored and sent meanwhile, %s [C02]', async (_name, seed, expected) => {
+    const storage = new MemoryStorageAdapter({ multipart: { minPartSize: 100, partSize: 100 } })
+    const records = new MemorySessionStore()
+    const slow = new HeldUp(records)
+    const tempDir = tempFolder()
+    const a = testEngine({ sessions: records, storage, tempDir })
+    const b = testEngine({ sessions: slow, storage, tempDir })
+    const file = bytes(200, 1)
+    const id = await a.client.create(200, { chunkSize: 100 })
+    const first = new Readable({ read() {} })
+    const stored = a.client.write(id, 0, first)
+    first.push(file.subarray(0, 50))
+    await expect.poll(() => filesBelow(join(tempDir, 'staging', id, 'claims'))).toContain('0-100')
+    const second = Readable.from([bytes(200, seed).subarray(0, 100)])
+    second.once('end', () => {
+      slow.afterGet = async () => {
+        first.push(file.subarray(50, 100))
+        first.push(null)
+        await stored
+        await expect.poll(async () => (await a.client.get(id)).sentParts).toEqual([[1, 1]])
+      }
+    })
+    expect(await b.client.write(id, 0, second).catch((error) => error)).toMatchObject(expected)
+    await b.client.write(id, 1, file.subarray(100))
+    expect(storage.read((await b.client.complete(id)).key)?.equals(file)).toBe(true)
   })
 })
 

@@ -317,6 +317,24 @@ for (const kind of ['local disk', 'memory', 'memory in parts'] as const) {
     })
   }
 
+  describe('a chunk that waits for its place', () => {
+    inEveryOrder(kind, 'and is replaced while it is moved there, has the bytes that came last', async (stage, s) => {
+      const [a, b] = stage.clients
+      const id = await a.create(300)
+      const other = bytes(300, 2)
+      await a.write(id, 1, piece(1))
+      const [first, replacing] = await stage.run(s, [
+        () => a.write(id, 0, piece(0)),
+        () => b.write(id, 1, piece(1, other)),
+        () => b.write(id, 2, piece(2)),
+      ])
+      expect(codeOf(first)).toBe(200)
+      expect(kind === 'memory in parts' ? [200, 409] : [200]).toContain(codeOf(replacing))
+      const replaced = Buffer.concat([piece(0), piece(1, other), piece(2)])
+      expect((await completed(stage, id)).equals(codeOf(replacing) === 200 ? replaced : file)).toBe(true)
+    })
+  })
+
   describe('an upload that is given up', () => {
     const rivals: Play = async (stage, s) => {
       const [a, b] = stage.clients
