@@ -55,6 +55,13 @@ export interface UploadEngineOptions {
   partConcurrency?: number
   /** Accepted media types, as `video/mp4` or `image/*`. Default: all. */
   allowedMimeTypes?: readonly string[]
+  /**
+   * Where the bytes of new uploads wait until they are parts of the file. `disk`: in `tempDir`; several nodes need a common
+   * one then, or sticky routing. `storage`: with the storage, where every node reaches them; it needs a storage with
+   * `multipart` and `staging`, and a session store with `chunkSums`. Default: `storage` when `sessions` is shared and
+   * all of that is there (S3 with Redis), else `disk`.
+   */
+  staging?: 'disk' | 'storage'
   /** What an acknowledged chunk survives. Default `process`: the kill of the server at any moment. */
   durability?: Durability
   /** Where session records live. Default: files in `tempDir`. */
@@ -79,11 +86,14 @@ export function createUploadEngine(options: UploadEngineOptions): UploadEngine {
   const durability = options.durability ?? 'process'
   if (durability !== 'process' && durability !== 'power') throw wrong('durability', durability, "'process' or 'power'")
   const cleanupInterval = duration('cleanupInterval', options.cleanupInterval, hour)
+  const sessions = options.sessions ?? new FileSessionStore({ directory: join(tempDir, 'sessions'), durability })
   return new TracedEngine({
     storage,
+    staging: checkStaging(options.staging, storage, sessions),
+    warnsOfDisks: options.staging === undefined && sessions.shared,
     tempDir,
     durability,
-    sessions: options.sessions ?? new FileSessionStore({ directory: join(tempDir, 'sessions'), durability }),
+    sessions,
     locker: options.locker ?? new MemoryLocker(),
     hooks: options.hooks ?? {},
     clock: options.clock ?? Date.now,
@@ -130,6 +140,23 @@ function duration(name: string, value: number | undefined, fallback: number): nu
 function checkStorage(storage: StorageAdapter): StorageAdapter {
   if (typeof storage?.upload === 'function') return storage
   throw new TypeError('storage must be a StorageAdapter: an object with upload(fileKey, stream, mimeType)')
+}
+
+function checkStaging(
+  asked: 'disk' | 'storage' | undefined,
+  storage: StorageAdapter,
+  sessions: SessionStore,
+): 'disk' | 'storage' {
+  if (asked !== undefined && asked !== 'disk' && asked !== 'storage') {
+    throw wrong('staging', asked, "'disk' or 'storage'")
+  }
+  const missing = [
+    ...(storage.multipart && storage.staging ? [] : ['a storage with `multipart` and `staging` (S3, say)']),
+    ...(sessions.chunkSums ? [] : ['a session store with `chunkSums` (RedisSessionStore, say)']),
+  ]
+  if (asked === 'storage' && missing.length > 0)
+    throw new TypeError(`staging: 'storage' needs ${missing.join(' and ')}`)
+  return asked ?? (sessions.shared && missing.length === 0 ? 'storage' : 'disk')
 }
 
 function wrong(name: string, value: unknown, expected: string): TypeError {

@@ -6,6 +6,9 @@ export type UploadState = 'active' | 'completing' | 'completed' | 'aborted' | 'e
 /**
  * A run of chunks with neighbouring indexes, one size, and one place: in the staging at `offset`,
  * `offset + size`, …, or (`offset` null) each in a loose file of its own, generation `loose`.
+ *
+ * Of an upload that is `staged` in the storage: `offset` is where the bytes belong, `null` while that is not known;
+ * `loose` names the private object that holds them, 0 once they are in parts.
  */
 export interface ChunkRun {
   readonly index: number
@@ -83,6 +86,10 @@ export interface UploadSession extends StoredRecord {
   readonly partial?: true
   /** Its parts go from the client straight to the storage; there are no chunks. */
   readonly direct?: true
+  /** Its bytes wait in the storage, where every node reaches them, and not in a `tempDir`. Fixed at creation. */
+  readonly staged?: 'storage'
+  /** Bytes were added to its end: its chunks are ours and have no numbers that a client knows. */
+  readonly appended?: true
   /** Ids of the partial uploads that this one is the concatenation of, in order. */
   readonly sources?: readonly string[]
   /** Ids of the uploads that wait for this partial one. */
@@ -123,5 +130,20 @@ export interface SessionStore {
   listExpired(now: number): AsyncIterable<string>
   /** How many records are `open`; with an owner, how many of that owner's. */
   countOpen(owner?: string): Promise<number>
+  /** Keeps the CRC-32s of chunks beside their record, for all machines. Staging in the storage needs it. */
+  readonly chunkSums?: ChunkSumStore
   close?(): Promise<void>
+}
+
+export interface ChunkSum {
+  readonly index: number
+  readonly crc32: number
+}
+
+/** The sums live as long as their record, and go with it. */
+export interface ChunkSumStore {
+  /** `SessionStore.replace` that stores the sums with the record: all or nothing. */
+  replace(next: SessionRecord, expectedVersion: number, sums: readonly ChunkSum[]): Promise<boolean>
+  /** The sums that are known, by index: of one chunk, or of all. */
+  read(id: string, index?: number): Promise<ReadonlyMap<number, number>>
 }

@@ -29,6 +29,8 @@ export interface StorageAdapter {
   remove?(fileKey: string): Promise<void>
   /** Lets whole parts go to the storage while the client is still sending. */
   readonly multipart?: MultipartStorage
+  /** Keeps private objects: with it, bytes on their way need no disk that all nodes share. */
+  readonly staging?: StagingStorage
   /**
    * Takes over the staged file at `path` (by rename where it can) and returns the public URL. Must be repeatable:
    * when `path` is gone because an earlier call already adopted it and the object is there with `info.size`
@@ -80,6 +82,37 @@ export interface DirectMultipart {
   create(fileKey: string, info: ObjectInfo): Promise<string>
   /** An absolute URL that takes the bytes of this one part by PUT, for `lifetime` ms. */
   signPart(upload: MultipartRef, partNumber: number, lifetime: number): Promise<string>
+}
+
+/**
+ * Private objects under a prefix that the adapter owns, away from the files and never under a public URL. Pieces of uploads
+ * lie here until they have become parts. Keys are made by the engine: `<upload id>/<letters and digits>`, each
+ * written once.
+ */
+export interface StagingStorage {
+  /** Stores the object; visible whole or not at all, and for every node, when it resolves. Safe to repeat. */
+  put(key: string, body: PartBody, signal?: AbortSignal): Promise<void>
+  /**
+   * The bytes of the object, or those of `range`. A stream that breaks off ends with an error. Rejects (or the
+   * stream fails) when there is no such object.
+   */
+  open(key: string, options?: OpenStaged): Promise<Readable>
+  /** Deletes exactly these objects; one that is not there is no error. */
+  remove(keys: readonly string[]): Promise<void>
+  /** All objects whose key begins with `prefix`, however many. */
+  list(prefix?: string): AsyncIterable<StagedObject>
+}
+
+export interface OpenStaged {
+  /** Bytes, from `start` up to but without `end`; within the object. */
+  readonly range?: { readonly start: number; readonly end: number } | undefined
+  readonly signal?: AbortSignal | undefined
+}
+
+export interface StagedObject {
+  readonly key: string
+  /** By the clock of the storage, ms since the epoch. */
+  readonly modifiedAt: number
 }
 
 export interface MultipartRef {

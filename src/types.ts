@@ -113,6 +113,8 @@ export interface CreateUpload {
   readonly totalSize: number | null
   /** Declared size of every chunk but the last, bytes. */
   readonly chunkSize?: number | undefined
+  /** The client takes another chunk size as well, if uploads that are staged in the storage are cheaper with it. */
+  readonly anyChunkSize?: boolean | undefined
   /** Expected checksum of the whole file: `<algorithm>:<base64>`. */
   readonly checksum?: string | undefined
   /** The client's own name for the upload: the same owner, key and file find the same open upload again. */

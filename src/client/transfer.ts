@@ -56,9 +56,14 @@ export function createTransfer(
     for (let declared: number | undefined = chunkSize; ; ) {
       // With another size of chunks it is another upload.
       const resumeKey = key ? `${key}.${declared}.${restarts}` : undefined
+      // The server may name a size that suits its storage, unless the app did, or one turned out to be too large.
+      const anyChunkSize = (declared !== undefined && !options.chunkSize && restarts === 0) || undefined
       try {
         // Not stopped by a signal: the answer would leave an upload that nobody knows.
-        return await api.init({ ...about, chunkSize: declared, resumeKey }, never)
+        const upload = await api.init({ ...about, chunkSize: declared, anyChunkSize, resumeKey }, never)
+        const named = upload.chunkSize || chunkSize
+        chunkSize = anyChunkSize ? named : Math.min(named, chunkSize)
+        return upload
       } catch (error) {
         if (!(error instanceof UploadError && error.status === 400 && declared)) throw error
         const limit = Number(error.details.limit)
@@ -75,7 +80,6 @@ export function createTransfer(
     const about = { fileName, totalSize, mimeType, checksum: fileChecksum }
     const upload = await pace.repeat(() => init(about, resumeKey), signal)
     uploadId = upload.uploadId
-    chunkSize = Math.min(upload.chunkSize || chunkSize, chunkSize)
     held.clear()
     plan(source, isIn(upload.received))
   }

@@ -74,6 +74,13 @@ function follows(last: ChunkRun, run: ChunkRun): boolean {
   return last.offset + last.count * last.size === run.offset
 }
 
+/** The same runs, neighbours that belong together as one. */
+export function merged(runs: Runs): ChunkRun[] {
+  const result: ChunkRun[] = []
+  for (const run of runs) append(result, run)
+  return result
+}
+
 export function allChunks(runs: Runs): Chunk[] {
   return runs.flatMap((run) => Array.from({ length: run.count }, (_, i) => chunkOf(run, run.index + i)))
 }
@@ -188,4 +195,9 @@ export function firstOccupied(runs: Runs, range: ByteRange, exceptIndex: number)
     }
   }
   return first
+}
+
+/** The size of chunks that make the fewest storage calls: a part, or a whole fraction of one. */
+export function partSizedChunk(partSize: number, maxChunkSize: number): number {
+  return Math.floor(partSize / Math.ceil(partSize / maxChunkSize))
 }

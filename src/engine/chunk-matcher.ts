@@ -4,6 +4,7 @@ import type { UploadSession, WriteChunk } from '../types.ts'
 import { type ReceivedBody, receiveBody } from './body.ts'
 import { findChunk } from './chunk-map.ts'
 import type { EngineParts } from './engine-options.ts'
+import { sumOf } from './known-sums.ts'
 
 /** `session` has been authorised. Reads the body; `false` when there is nothing to compare it with. */
 export async function matchesChunk(
@@ -14,7 +15,7 @@ export async function matchesChunk(
 ): Promise<boolean> {
   const chunk = findChunk(session.chunks, request.index)
   if (!chunk || (request.size !== undefined && request.size !== chunk.size)) return false
-  const sum = await parts.staging.sums.read(session.id, chunk.index, chunk.size)
+  const sum = await sumOf(parts, session, chunk.index, chunk.size)
   if (sum === null) return false
   const body = await receive(parts, request, chunk.size, signal)
   return body?.size === chunk.size && body.crc === sum

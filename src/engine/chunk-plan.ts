@@ -6,7 +6,7 @@ import {
   type NexusUploaderError,
   UploadClosedError,
 } from '../errors.ts'
-import type { UploadLimits, UploadSession } from '../types.ts'
+import type { UploadLimits, UploadSession, WriteChunk } from '../types.ts'
 import {
   type ByteRange,
   type Chunk,
@@ -39,6 +39,15 @@ export function planChunk(session: UploadSession, index: number, limits: UploadL
   return session.chunkSize === null
     ? planUndeclared(session, index, existing, maxSize ?? limits.maxChunkSize, limits)
     : planDeclared(session, session.chunkSize, index, existing, limits)
+}
+
+/** The plan of a chunk whose size the wire may tell. @throws NexusUploaderError when a chunk of that size cannot be */
+export function planSizedChunk(session: UploadSession, request: WriteChunk, limits: UploadLimits): ChunkPlan {
+  const plan = planChunk(session, request.index, limits, request.maxSize)
+  if (request.size === undefined) return plan
+  if (request.size > plan.maxSize) throw plan.tooLarge()
+  checkSize(session, request.index, request.size, limits)
+  return plan
 }
 
 function planDeclared(

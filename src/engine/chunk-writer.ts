@@ -5,7 +5,7 @@ import type { ChunkWritten, UploadSession, WriteChunk } from '../types.ts'
 import { requireOpen } from './authorization.ts'
 import { parseChecksum, type ReceivedBody, receiveBody, type Sink } from './body.ts'
 import { type ByteRange, type Chunk, findChunk, trueOffset } from './chunk-map.ts'
-import { addChunk, type ChunkPlan, checkSize, otherSize, planChunk } from './chunk-plan.ts'
+import { addChunk, type ChunkPlan, checkSize, otherSize, planChunk, planSizedChunk } from './chunk-plan.ts'
 import type { Claim } from './claims.ts'
 import { refuseDirect } from './direct-uploads.ts'
 import type { EngineParts } from './engine-options.ts'
@@ -36,12 +36,7 @@ export class ChunkWriter {
 
   /** `session` has been authorised and is active; a completion or an abort that wants the upload aborts `stop`. */
   async write(session: UploadSession, request: WriteChunk, stop: AbortController): Promise<ChunkWritten> {
-    const { limits } = this.#parts.options
-    const plan = planChunk(session, request.index, limits, request.maxSize)
-    if (request.size !== undefined) {
-      if (request.size > plan.maxSize) throw plan.tooLarge()
-      checkSize(session, request.index, request.size, limits)
-    }
+    const plan = planSizedChunk(session, request, this.#parts.options.limits)
     const writing: Writing = { request, plan, signal: stop.signal, session }
     const onYield = () => stop.abort(new UploadClosedError('The upload was finished or aborted meanwhile.'))
     const release = await this.#parts.space.reserve(request.size ?? plan.maxSize)
@@ -159,7 +154,7 @@ export class ChunkWriter {
     const { session } = writing
     const body = await this.#receive(writing, async () => {}, true)
     if (await this.#hasSum(session, existing, body)) return writtenOf(await this.#touched(session), body, true)
-    throw conflict()
+    throw chunkConflict()
   }
 
   async #receive(writing: Writing, sink: Sink, crc = false): Promise<ReceivedBody> {
@@ -219,7 +214,7 @@ export class ChunkWriter {
     const change: Change = (current) => {
       requireActive(current)
       replaced = findChunk(current.chunks, index)
-      if (replaced && isFixed(current, replaced)) throw conflict()
+      if (replaced && isFixed(current, replaced)) throw chunkConflict()
       if (replaced && place.loose === 1) throw generationTaken
       const changed = { ...touch(current, this.#parts), verified: undefined }
       return addChunk(changed, { index, size: body.size, ...place }, limits)
@@ -304,11 +299,11 @@ export class ChunkWriter {
   }
 }
 
-function writtenOf(session: UploadSession, { size, crc }: ReceivedBody, duplicate: boolean): ChunkWritten {
+export function writtenOf(session: UploadSession, { size, crc }: ReceivedBody, duplicate: boolean): ChunkWritten {
   return { session, size, duplicate, ...(session.recognizable && { crc32: crc }) }
 }
 
-function conflict(): UploadClosedError {
+export function chunkConflict(): UploadClosedError {
   return new UploadClosedError('Other bytes were stored for this chunk and cannot be replaced any more.', {
     code: 'CHUNK_CONFLICT',
   })

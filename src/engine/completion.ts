@@ -23,8 +23,10 @@ import type { EngineParts } from './engine-options.ts'
 import { isLeased, leaseTime } from './lease.ts'
 import { ObjectStorer } from './object-storer.ts'
 import type { PartSender } from './part-sender.ts'
+import type { Pieces } from './pieces.ts'
 import { dropToken, isDead, takeToken } from './processes.ts'
 import { gapsBelow } from './ranges.ts'
+import type { Change } from './session-updates.ts'
 import type { Settler } from './settler.ts'
 import { withDeadline } from './waiting.ts'
 
@@ -34,6 +36,14 @@ const pollEvery = 100
 /** Removes everything of an upload that has ended, but for its object. */
 type Discard = (session: UploadSession) => Promise<void>
 
+export interface CompletionHelpers {
+  readonly pieces: Pieces
+  readonly sender: PartSender
+  readonly settler: Settler
+  readonly direct: DirectUploads
+  readonly discard: Discard
+}
+
 export class Completion {
   readonly #parts: EngineParts
   readonly #sender: PartSender
@@ -42,12 +52,12 @@ export class Completion {
   readonly #direct: DirectUploads
   readonly #running = new Map<string, Promise<StoredObject>>()
 
-  constructor(parts: EngineParts, sender: PartSender, settler: Settler, direct: DirectUploads, discard: Discard) {
+  constructor(parts: EngineParts, { pieces, sender, settler, direct, discard }: CompletionHelpers) {
     this.#parts = parts
     this.#sender = sender
     this.#discard = discard
     this.#direct = direct
-    this.#storer = new ObjectStorer(parts, sender, settler)
+    this.#storer = new ObjectStorer(parts, pieces, sender, settler)
   }
 
   isRunning(uploadId: string): boolean {
@@ -278,8 +288,6 @@ export class Completion {
       .catch(() => {})
   }
 }
-
-type Change = (session: UploadSession) => UploadSession
 
 function isStale(session: UploadSession, now: number): boolean {
   const { state, completing } = session

@@ -12,7 +12,11 @@ import { type ByteRange, receivedBytes } from './chunk-map.ts'
 import type { EngineParts } from './engine-options.ts'
 import type { FilePiece } from './staged-files.ts'
 
-export type ComposedCreate = CreateUpload & { readonly sources: readonly string[] }
+export type ComposedCreate = CreateUpload & {
+  readonly sources: readonly string[]
+  /** Where the bytes of its sources wait. */
+  readonly staging: 'disk' | 'storage'
+}
 
 /**
  * The creation of an upload out of `partials`, which have been authorised. The same request finds the same upload: its
@@ -37,7 +41,8 @@ export function composedCreate(
   const { sources, fileName, mimeType, metadata, wire } = request
   const said = JSON.stringify([sources, fileName, mimeType, metadata, wire])
   const resumeKey = `compose:${createHash('sha256').update(said).digest('base64url')}`
-  return { ...request, totalSize: sizeOf(partials), resumeKey }
+  const staging = partials.every(({ staged }) => staged === 'storage') ? 'storage' : 'disk'
+  return { ...request, totalSize: sizeOf(partials), resumeKey, staging }
 }
 
 /** `null` while the length of one is not known. */

@@ -10,11 +10,12 @@ import {
 import type { CreateUpload, UploadDraft, UploadLimits, UploadSession } from '../types.ts'
 import { authorize } from './authorization.ts'
 import { parseChecksum } from './body.ts'
+import { partSizedChunk } from './chunk-map.ts'
 import type { ComposedCreate } from './composer.ts'
 import { requireDirect } from './direct-uploads.ts'
 import type { EngineParts } from './engine-options.ts'
 import { checkKey, cleanMimeType, displayName, mimeTypeMatches, safeFileName } from './names.ts'
-import { planPartSize } from './part-plan.ts'
+import { planPartSize, planSharedPartSize } from './part-plan.ts'
 import { type ResumeKeys, resumeIdOf } from './resume-keys.ts'
 
 export class Creation {
@@ -74,11 +75,9 @@ export class Creation {
     resumeId: string | null,
   ): UploadSession {
     const now = this.#parts.clock()
-    const chunkSize = request.chunkSize ?? null
     const { totalSize } = request
-    const { maxFileSize } = this.#limits
-    // The pieces of another upload stay here until that one is made.
-    const multipart = request.partial ? undefined : this.#parts.options.storage.multipart
+    const staged = this.#staging(request) === 'storage'
+    const chunkSize = this.#chunkSize(request, staged)
     return {
       format: 1,
       kind: 'upload',
@@ -96,7 +95,7 @@ export class Creation {
       totalSize,
       chunkSize,
       stride: null,
-      partSize: planPartSize(multipart, { totalSize, chunkSize, maxFileSize }),
+      partSize: this.#partSize({ ...request, chunkSize: chunkSize ?? undefined }, staged),
       chunks: [],
       sentParts: [],
       multipartId: null,
@@ -108,12 +107,34 @@ export class Creation {
       ...(request.recognizable && { recognizable: true }),
       ...(request.partial && { partial: true }),
       ...(request.direct && { direct: true }),
+      ...(staged && { staged: 'storage' }),
       ...('sources' in request && { sources: [...request.sources] }),
       ...(request.wire && { wire: { ...request.wire } }),
       createdAt: now,
       updatedAt: now,
       expiresAt: now + this.#parts.options.sessionTtl,
     }
+  }
+
+  #staging(request: CreateUpload | ComposedCreate): 'disk' | 'storage' {
+    if (request.direct) return 'disk'
+    return 'sources' in request ? request.staging : this.#parts.options.staging
+  }
+
+  /** The declared one, or, when the client leaves it to us, one that makes a chunk a part. */
+  #chunkSize({ chunkSize, anyChunkSize, ...request }: CreateUpload, staged: boolean): number | null {
+    if (chunkSize === undefined || !anyChunkSize || !staged || request.partial) return chunkSize ?? null
+    return partSizedChunk(this.#partSize(request, staged), this.#limits.maxChunkSize)
+  }
+
+  #partSize(request: CreateUpload, staged: boolean): number {
+    const { maxFileSize, maxChunkSize } = this.#limits
+    // The pieces of another upload stay here until that one is made.
+    const multipart = request.partial ? undefined : this.#parts.options.storage.multipart
+    const plan = { totalSize: request.totalSize, chunkSize: request.chunkSize ?? null, maxFileSize }
+    return multipart && staged
+      ? planSharedPartSize(multipart, { ...plan, maxChunkSize })
+      : planPartSize(multipart, plan)
   }
 
   async #checkRoom(owner: string | null): Promise<void> {

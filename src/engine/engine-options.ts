@@ -23,6 +23,10 @@ export interface EngineOptions {
   readonly storageTimeout: number
   /** Parts under way to the storage at once, over all uploads. */
   readonly partConcurrency: number
+  /** Where the bytes of new uploads wait. */
+  readonly staging: 'disk' | 'storage'
+  /** Other nodes share the uploads, and nobody has said that they share `tempDir` as well. */
+  readonly warnsOfDisks: boolean
 }
 
 /** What the pieces of the engine share. */

@@ -1,7 +1,30 @@
 /** Opens the multipart upload of a session, once, whoever comes first. */
-import { UploadNotFoundError } from '../errors.ts'
+import { StorageUnavailableError, UploadNotFoundError } from '../errors.ts'
 import type { MultipartStorage, ObjectInfo, UploadSession } from '../types.ts'
 import type { EngineParts } from './engine-options.ts'
+import { bounded } from './waiting.ts'
+
+/** Opens multipart uploads, each once in this process, however many ask at the same time. */
+export class MultipartOpening {
+  readonly #parts: EngineParts
+  readonly #running = new Map<string, Promise<UploadSession>>()
+
+  constructor(parts: EngineParts) {
+    this.#parts = parts
+  }
+
+  open(session: UploadSession): Promise<UploadSession> {
+    const { multipart } = this.#parts.options.storage
+    if (!multipart) throw new StorageUnavailableError()
+    if (session.multipartId !== null) return Promise.resolve(session)
+    const create = () => bounded(this.#parts, (signal) => multipart.create(session.key, objectInfo(session, signal)))
+    const running =
+      this.#running.get(session.id) ??
+      openMultipart(this.#parts, multipart, session, create).finally(() => this.#running.delete(session.id))
+    this.#running.set(session.id, running)
+    return running
+  }
+}
 
 /** `create` asks the storage for a new multipart upload and returns its id. */
 export async function openMultipart(

@@ -10,12 +10,14 @@ export interface PartPlanRequest {
   readonly maxFileSize: number
 }
 
+type PartSizes = Pick<MultipartStorage, 'minPartSize' | 'maxPartSize' | 'maxParts' | 'partSize'>
+
 /**
  * The part size of an upload, in bytes: all parts are equal and only the last may be smaller (R2 wants it so), a
  * multiple of the declared chunk size where that fits, so that a chunk seldom lies across two parts.
  * A storage without multipart gets one part, the whole file.
  */
-export function planPartSize(storage: MultipartStorage | undefined, request: PartPlanRequest): number {
+export function planPartSize(storage: PartSizes | undefined, request: PartPlanRequest): number {
   const largest = request.totalSize ?? request.maxFileSize
   if (!storage) return Math.max(1, largest)
   const needed = Math.max(storage.minPartSize, storage.partSize, Math.ceil(largest / storage.maxParts))
@@ -27,11 +29,28 @@ export function planPartSize(storage: MultipartStorage | undefined, request: Par
 }
 
 /**
+ * The part size of an upload whose bytes wait in the storage: a chunk should be a part, because smaller ones are stored
+ * twice. So the declared chunk size, where parts may be that small; else no more than the largest chunk.
+ */
+export function planSharedPartSize(
+  { minPartSize, maxPartSize, maxParts, partSize: usual }: PartSizes,
+  request: PartPlanRequest & { readonly maxChunkSize: number },
+): number {
+  const largest = request.totalSize ?? request.maxFileSize
+  const needed = Math.max(minPartSize, Math.ceil(largest / maxParts))
+  const { chunkSize } = request
+  const isPart = chunkSize !== null && chunkSize >= needed && chunkSize <= maxPartSize
+  const partSize = isPart ? chunkSize : Math.max(needed, Math.min(usual, request.maxChunkSize))
+  return planPartSize({ minPartSize, maxPartSize, maxParts, partSize }, request)
+}
+
+/**
  * Whether the file goes to the storage in several parts. A single part is stored by one plain `upload`. While the size
- * is not known, it does as soon as more than one part has arrived.
+ * is not known, it does as soon as more than one part has arrived, or one has left.
  */
 export function usesParts(storage: MultipartStorage | undefined, session: UploadSession): boolean {
-  return storage !== undefined && (session.totalSize ?? receivedBytes(session.chunks)) > session.partSize
+  if (storage === undefined) return false
+  return session.sentParts.length > 0 || (session.totalSize ?? receivedBytes(session.chunks)) > session.partSize
 }
 
 /** Whether size and CRC-32 of each chunk are kept: it may come again when its bytes have left, or the upload has ended. */

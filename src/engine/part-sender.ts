@@ -1,23 +1,26 @@
 /** Sends whole parts on to the storage while the client is still sending the next ones. */
-import { StorageUnavailableError, UploadExpiredError, UploadNotFoundError } from '../errors.ts'
+import { UploadExpiredError, UploadNotFoundError } from '../errors.ts'
 import type { MultipartStorage, PartBody, UploadSession } from '../types.ts'
-import { isSettled, settledRanges } from './chunk-map.ts'
-import { composedPieces } from './composer.ts'
+import { settledRanges } from './chunk-map.ts'
 import type { EngineParts } from './engine-options.ts'
-import { objectInfo, openMultipart } from './multipart-opening.ts'
-import { partRange, readyParts, usesParts } from './part-plan.ts'
-import { addToSpans, spansInclude } from './ranges.ts'
-import { withDeadline } from './waiting.ts'
+import type { MultipartOpening } from './multipart-opening.ts'
+import { readyParts, usesParts } from './part-plan.ts'
+import { DiskParts, type PartSource, StoredParts, takesParts } from './part-sources.ts'
+import { sendsParts } from './piece-map.ts'
+import type { Pieces } from './pieces.ts'
+import { spansInclude } from './ranges.ts'
+import { bounded, withDeadline } from './waiting.ts'
 
 /** A client waits with its next chunk while this many whole parts of its upload are queued on disk. */
 const maxQueuedParts = 8
 const perUploadConcurrency = 4
 const firstPause = 1_000
 const longestPause = 30_000
-const claimPatience = 30_000
 
 interface Sending {
   running: Promise<void> | null
+  /** Of pieces in the storage: the parts that became whole here. What became whole with others is theirs to send. */
+  readonly own: Set<number>
   again: boolean
   failures: number
   retryAt: number
@@ -28,16 +31,38 @@ export class PartSender {
   readonly #sending = new Map<string, Sending>()
   #free: number
   readonly #waiting: (() => void)[] = []
+  readonly #opening: MultipartOpening
+  readonly #disk: PartSource
+  readonly #stored: PartSource
 
-  constructor(parts: EngineParts) {
+  constructor(parts: EngineParts, pieces: Pieces, opening: MultipartOpening) {
     this.#parts = parts
     this.#free = parts.options.partConcurrency
+    this.#opening = opening
+    this.#disk = new DiskParts(parts)
+    this.#stored = new StoredParts(parts, pieces)
   }
 
-  /** Starts sending whatever is whole, in the background. A failure is told by an event and tried again later. */
-  poke(session: UploadSession): void {
-    if (!this.#sendsEarly(session) || readyParts(session, settledRanges(session)).length === 0) return
+  sourceOf(session: UploadSession): PartSource {
+    return session.staged === 'storage' ? this.#stored : this.#disk
+  }
+
+  /**
+   * Starts sending whatever is whole, in the background; of an upload that is staged in the storage, what became whole
+   * `since` that record. A failure is told by an event and tried again later.
+   */
+  poke(session: UploadSession, since: UploadSession = session): void {
+    if (!this.#sendsEarly(session)) return
+    const ready = readyParts(session, settledRanges(session))
     const state = this.#stateOf(session.id)
+    if (session.staged === 'storage') {
+      const before = new Set(readyParts(since, settledRanges(since)))
+      for (const part of ready) if (!before.has(part)) state.own.add(part)
+    }
+    if (!ready.some((part) => isOwn(session, state, part))) {
+      this.forget(session.id)
+      return
+    }
     if (state.running) {
       state.again = true
       return
@@ -53,7 +78,9 @@ export class PartSender {
       const state = this.#sending.get(session.id)
       if (!state?.running) return
       const current = await this.#parts.sessions.get(session.id)
-      if (!current || readyParts(current, settledRanges(current)).length <= maxQueuedParts) return
+      if (!current) return
+      const queued = readyParts(current, settledRanges(current)).filter((part) => isOwn(current, state, part))
+      if (queued.length <= maxQueuedParts) return
       await withDeadline(new Promise((resolve) => setTimeout(resolve, 50)), signal)
     }
   }
@@ -64,6 +91,17 @@ export class PartSender {
     return this.#sendReady(uploadId, signal, true)
   }
 
+  /** Sends one part whose bytes are at hand, at once; counting it is the caller's. @throws what the storage throws */
+  async send(opened: UploadSession, partNumber: number, body: PartBody): Promise<void> {
+    const { multipart } = this.#parts.options.storage
+    const ref = { fileKey: opened.key, multipartId: opened.multipartId ?? '' }
+    try {
+      await bounded(this.#parts, async (signal) => multipart?.uploadPart(ref, partNumber, body, signal))
+    } catch (error) {
+      throw await this.explain(opened, error)
+    }
+  }
+
   /** Resolves when nothing of this upload is under way. */
   async idle(uploadId?: string): Promise<void> {
     const states = uploadId === undefined ? [...this.#sending.values()] : [this.#sending.get(uploadId)]
@@ -71,16 +109,21 @@ export class PartSender {
   }
 
   forget(uploadId: string): void {
-    if (!this.#sending.get(uploadId)?.running) this.#sending.delete(uploadId)
+    const state = this.#sending.get(uploadId)
+    if (!state?.running) this.#sending.delete(uploadId)
   }
 
   /** With a whole-file checksum nothing leaves before it has been verified. */
   #sendsEarly(session: UploadSession): boolean {
-    return usesParts(this.#parts.options.storage.multipart, session) && session.checksum === null
+    const { multipart } = this.#parts.options.storage
+    if (!usesParts(multipart, session)) return false
+    return session.staged === 'storage' ? sendsParts(multipart, session) : session.checksum === null
   }
 
   #stateOf(uploadId: string): Sending {
-    const state = this.#sending.get(uploadId) ?? { running: null, again: false, failures: 0, retryAt: 0 }
+    const state = this.#sending.get(uploadId) ?? {
+      ...{ running: null, own: new Set<number>(), again: false, failures: 0, retryAt: 0 },
+    }
     this.#sending.set(uploadId, state)
     return state
   }
@@ -107,10 +150,12 @@ export class PartSender {
   async #sendReady(uploadId: string, signal: AbortSignal, completing: boolean): Promise<UploadSession> {
     const storage = this.#parts.options.storage.multipart
     const session = await this.#current(uploadId)
-    if (!storage || !isAt(session, completing)) return session
-    const ready = readyParts(session, settledRanges(session))
+    if (!storage || !takesParts(session, completing)) return session
+    const whole = readyParts(session, settledRanges(session))
+    const state = this.#sending.get(uploadId)
+    const ready = completing ? whole : whole.filter((part) => state && isOwn(session, state, part))
     if (ready.length === 0) return session
-    const opened = await this.#open(storage, session, signal)
+    const opened = await this.#opening.open(session)
     const queue = ready.values()
     const worker = async () => {
       for (const partNumber of queue) {
@@ -120,14 +165,8 @@ export class PartSender {
     const workers = Array.from({ length: Math.min(perUploadConcurrency, ready.length) }, worker)
     // All are awaited even when one fails: none may go on behind the caller's back.
     const failed = (await Promise.allSettled(workers)).find((result) => result.status === 'rejected')
-    if (failed) throw await this.#explain(storage, opened, failed.reason, signal)
+    if (failed) throw await this.explain(opened, failed.reason)
     return this.#current(uploadId)
-  }
-
-  #open(storage: MultipartStorage, session: UploadSession, signal: AbortSignal): Promise<UploadSession> {
-    return openMultipart(this.#parts, storage, session, () =>
-      this.#call(signal, (limit) => storage.create(session.key, objectInfo(session, limit))),
-    )
   }
 
   async #sendPart(
@@ -138,48 +177,31 @@ export class PartSender {
     completing: boolean,
   ): Promise<void> {
     const { id, key, multipartId } = opened
-    const { claims, staging } = this.#parts
-    const range = partRange(opened, partNumber)
-    const claim = completing ? await claims.insist(id, range, claimPatience, signal) : await claims.claim(id, range)
-    if (!claim) return
+    const taken = await this.sourceOf(opened).take(id, partNumber, signal, completing)
+    if (!taken) return
     try {
-      const session = await this.#current(id)
-      if (!isAt(session, completing) || spansInclude(session.sentParts, partNumber)) return
-      if (!isSettled(session, range)) return
-      const size = range.end - range.start
-      const body = session.sources
-        ? staging.joinedBody(await composedPieces(this.#parts, session, range))
-        : await this.#stagedPart(id, partNumber, size)
+      const { body } = taken
       const ref = { fileKey: key, multipartId: multipartId ?? '' }
       await this.#call(signal, (limit) => storage.uploadPart(ref, partNumber, body, limit))
-      const stored = await this.#parts.sessions.update(id, (current) => {
-        const unchanged = current.multipartId === multipartId && isSettled(current, range)
-        return unchanged ? { ...current, sentParts: addToSpans(current.sentParts, partNumber) } : current
-      })
+      const stored = await this.#parts.sessions.update(id, (current) =>
+        current.multipartId === multipartId ? taken.count(current) : current,
+      )
       if (!stored || !spansInclude(stored.sentParts, partNumber)) return
-      await staging.removePart(id, partNumber)
-      this.#parts.emit('part', { session: stored, partNumber, size })
+      await taken.sent()
+      this.#parts.emit('part', { session: stored, partNumber, size: body.size })
     } finally {
-      await claim.release()
+      await taken.release()
     }
-  }
-
-  async #stagedPart(id: string, partNumber: number, size: number): Promise<PartBody> {
-    const { staging } = this.#parts
-    if (((await staging.sizeOf(staging.partPath(id, partNumber))) ?? -1) < size) {
-      throw new StorageUnavailableError(undefined, { code: 'STAGING_LOST' })
-    }
-    return staging.partBody(id, partNumber, size)
   }
 
   /**
    * A storage may have dropped the multipart upload by itself (a lifecycle rule). While every byte is still here it is
    * begun anew; when parts are gone with it, so is the upload.
    */
-  async #explain(storage: MultipartStorage, opened: UploadSession, cause: unknown, signal: AbortSignal) {
+  async explain(opened: UploadSession, cause: unknown): Promise<unknown> {
+    const storage = this.#parts.options.storage.multipart
     const ref = { fileKey: opened.key, multipartId: opened.multipartId ?? '' }
-    const gone = await this.#call(signal, (limit) => storage.listParts(ref, limit)).then(
-      (parts) => parts === null,
+    const gone = await bounded(this.#parts, async (limit) => (await storage?.listParts(ref, limit)) === null).catch(
       () => false,
     )
     if (!gone) return cause
@@ -219,7 +241,6 @@ export class PartSender {
   }
 }
 
-function isAt(session: UploadSession, completing: boolean): boolean {
-  if (session.object) return false
-  return completing ? session.state === 'completing' : session.state === 'active' || session.state === 'completing'
+function isOwn(session: UploadSession, state: Sending, part: number): boolean {
+  return session.staged !== 'storage' || state.own.has(part)
 }

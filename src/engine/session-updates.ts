@@ -6,7 +6,7 @@
  * Nothing else is ever concluded from it.
  */
 import { isNexusUploaderError, StorageUnavailableError, UploadLockedError } from '../errors.ts'
-import type { SessionStore, UploadSession } from '../types.ts'
+import type { ChunkSum, SessionStore, UploadSession } from '../types.ts'
 
 /**
  * Makes the next record from the present one, or returns it unchanged. May run several times; what it throws rejects
@@ -16,6 +16,7 @@ export type Change = (session: UploadSession) => UploadSession
 
 interface Pending {
   readonly change: Change
+  readonly sums: readonly ChunkSum[]
   readonly resolve: (session: UploadSession | null) => void
   readonly reject: (error: unknown) => void
 }
@@ -51,10 +52,13 @@ export class SessionUpdates {
     for (const oldest of this.#seen.keys()) return void this.#seen.delete(oldest)
   }
 
-  /** Resolves with the stored result, or `null` when there is no such upload. */
-  update(uploadId: string, change: Change): Promise<UploadSession | null> {
+  /**
+   * Resolves with the stored result, or `null` when there is no such upload. `sums` are stored with the change, if it
+   * is; only of a store that can.
+   */
+  update(uploadId: string, change: Change, sums: readonly ChunkSum[] = []): Promise<UploadSession | null> {
     return new Promise((resolve, reject) => {
-      const pending = { change, resolve, reject }
+      const pending = { change, sums, resolve, reject }
       const queue = this.#queues.get(uploadId)
       if (queue) {
         queue.push(pending)
@@ -103,17 +107,23 @@ export class SessionUpdates {
     current: UploadSession,
     batch: Pending[],
   ): Promise<'stored' | 'rival' | { tell(stored: UploadSession): void }> {
-    const { next, outcomes } = applyAll(current, batch)
+    const { next, outcomes, sums } = applyAll(current, batch)
     const tell = (stored: UploadSession) => {
       for (const outcome of outcomes) outcome(stored)
     }
     if (next === current) return { tell }
     this.#seen.delete(current.id)
     const stored = { ...next, version: current.version + 1 }
-    if (!(await this.#store.replace(stored, current.version).catch(asUnavailable))) return 'rival'
+    if (!(await this.#replace(stored, current.version, sums).catch(asUnavailable))) return 'rival'
     this.#remember(stored)
     tell(stored)
     return 'stored'
+  }
+
+  #replace(next: UploadSession, expectedVersion: number, sums: readonly ChunkSum[]): Promise<boolean> {
+    const { chunkSums } = this.#store
+    if (chunkSums && sums.length > 0) return chunkSums.replace(next, expectedVersion, sums)
+    return this.#store.replace(next, expectedVersion)
   }
 }
 
@@ -124,13 +134,15 @@ function asUnavailable(cause: unknown): never {
 
 function applyAll(current: UploadSession, batch: Pending[]) {
   let next = current
-  const outcomes = batch.map(({ change, resolve, reject }) => {
+  const sums: ChunkSum[] = []
+  const outcomes = batch.map(({ change, resolve, reject, sums: own }) => {
     try {
       next = change(next)
+      sums.push(...own)
       return (stored: UploadSession) => resolve(stored)
     } catch (error) {
       return () => reject(error)
     }
   })
-  return { next, outcomes }
+  return { next, outcomes, sums }
 }

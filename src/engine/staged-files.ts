@@ -3,8 +3,10 @@ import { randomBytes } from 'node:crypto'
 import { createReadStream, constants as flags } from 'node:fs'
 import { type FileHandle, lstat, open, readdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { Readable } from 'node:stream'
 import fs from 'fs-extra'
 import { StorageUnavailableError } from '../errors.ts'
+import type { PartBody } from '../types.ts'
 
 export async function bytesIn(folder: string): Promise<number> {
   let bytes = 0
@@ -123,4 +125,13 @@ export async function sameBytes(pieces: readonly FilePiece[], path: string): Pro
   } finally {
     await file.close()
   }
+}
+
+/** Bytes of a file, to be sent as often as need be. */
+export function fileBody(path: string, start: number, size: number): PartBody {
+  const open = () => {
+    if (size === 0) return Readable.from([], { objectMode: false })
+    return createReadStream(path, { start, end: start + size - 1, highWaterMark: 256 * 1024 })
+  }
+  return { path: start === 0 ? path : null, size, open }
 }

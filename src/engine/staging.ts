@@ -8,7 +8,7 @@
  *   staging/<upload id>/*.tmp           not yet anything
  */
 import { randomBytes } from 'node:crypto'
-import { createReadStream, constants as flags } from 'node:fs'
+import { constants as flags } from 'node:fs'
 import {
   type FileHandle,
   link,
@@ -31,6 +31,7 @@ import { ChunkSums } from './chunk-sums.ts'
 import {
   bytesIn,
   type FilePiece,
+  fileBody,
   randomGeneration,
   readPieces,
   removeOthers,
@@ -228,9 +229,7 @@ export class Staging {
   }
 
   partBody(uploadId: string, partNumber: number, size: number): PartBody {
-    const path = this.partPath(uploadId, partNumber)
-    const end = Math.max(0, size - 1)
-    return { path, size, open: () => createReadStream(path, { start: 0, end, highWaterMark: 256 * 1024 }) }
+    return fileBody(this.partPath(uploadId, partNumber), 0, size)
   }
 
   /** Bytes that lie in several files, one after the other. */

@@ -6,24 +6,31 @@ import { fromFileSystemError, UploadNotFoundError } from '../errors.ts'
 import type { SessionStore, SweepReport, UploadSession } from '../types.ts'
 import type { EngineParts } from './engine-options.ts'
 import { isLeased } from './lease.ts'
+import type { Pieces } from './pieces.ts'
 import type { ResumeKeys } from './resume-keys.ts'
 import { SweepClock } from './sweep-clock.ts'
+import { oneAtATime } from './sweep-turn.ts'
 
 /** A folder without a record may belong to an upload that is just being created, ms. */
 const orphanAge = 10 * 60_000
+
+/** A piece without a record may be of an upload whose record is about to be read, ms. */
+const strayAge = 60 * 60_000
 
 type Counts = { -readonly [Name in keyof SweepReport]: SweepReport[Name] }
 
 export class Sweeper {
   readonly #parts: EngineParts
+  readonly #pieces: Pieces
   readonly #keys: ResumeKeys
   readonly #store: SessionStore
   readonly #time: SweepClock
   #running: Promise<SweepReport> | null = null
   #timer: NodeJS.Timeout | null = null
 
-  constructor(parts: EngineParts, keys: ResumeKeys) {
+  constructor(parts: EngineParts, pieces: Pieces, keys: ResumeKeys) {
     this.#parts = parts
+    this.#pieces = pieces
     this.#keys = keys
     this.#store = parts.options.sessions
     const { sessionTtl, completedTtl } = parts.options
@@ -58,10 +65,11 @@ export class Sweeper {
   async #sweep(): Promise<SweepReport> {
     const counts: Counts = { expired: 0, forgotten: 0, orphans: 0, failed: 0 }
     const { now, behind } = this.#look()
-    for await (const id of this.#store.listExpired(now)) {
-      if (this.#parts.closing.aborted) return counts
-      await this.#attempt(counts, () => this.#sweepRecord(id, now, counts))
-    }
+    // What all nodes have in common is swept by one of them at a time; the others find it done.
+    await oneAtATime(this.#parts, async () => {
+      await this.#sweepRecords(now, counts)
+      await this.#attempt(counts, () => this.#sweepPieces(behind, counts))
+    })
     await this.#attempt(counts, async () => {
       for (const path of await this.#parts.staging.listSpooled(orphanAge + behind)) {
         await this.#attempt(counts, async () => {
@@ -92,6 +100,24 @@ export class Sweeper {
     } catch (error) {
       throw fromFileSystemError(error)
     }
+  }
+
+  async #sweepRecords(now: number, counts: Counts): Promise<void> {
+    for await (const id of this.#store.listExpired(now)) {
+      if (this.#parts.closing.aborted) return
+      await this.#attempt(counts, () => this.#sweepRecord(id, now, counts))
+    }
+  }
+
+  /** Pieces of uploads that nobody knows any more: of writers that were killed, or cut off from the record. */
+  async #sweepPieces(behind: number, counts: Counts): Promise<void> {
+    const { staging, sessionTtl } = this.#parts.options
+    if (staging !== 'storage') return
+    const age = Math.max(strayAge, sessionTtl) + behind
+    counts.orphans += await this.#pieces.removeStrays(
+      age,
+      async (uploadId) => (await this.#store.get(uploadId)) !== null,
+    )
   }
 
   /** One upload that cannot be removed must not keep the others. */
@@ -150,7 +176,8 @@ export class Sweeper {
     const { storage } = this.#parts.options
     const { staging } = this.#parts
     const isRecognized = session.recognizable && session.state === 'completed'
-    await (isRecognized ? staging.keepSums(session.id) : staging.remove(session.id))
+    if (session.staged === 'storage') await this.#pieces.removeAll(session)
+    else await (isRecognized ? staging.keepSums(session.id) : staging.remove(session.id))
     const { multipartId, openings, totalSize, partSize } = session
     const opened = multipartId !== null || openings !== undefined || totalSize === null || totalSize > partSize
     // Stored, then refused by the application.

@@ -1,12 +1,6 @@
 import { EventEmitter, setMaxListeners } from 'node:events'
 import type { Readable } from 'node:stream'
-import {
-  fromFileSystemError,
-  isNexusUploaderError,
-  StorageUnavailableError,
-  UploadExpiredError,
-  UploadNotFoundError,
-} from '../errors.ts'
+import { fromFileSystemError, StorageUnavailableError, UploadExpiredError, UploadNotFoundError } from '../errors.ts'
 import type {
   AbortUpload,
   AppendBytes,
@@ -38,19 +32,25 @@ import { acquireAppendLock } from './append-lock.ts'
 import { Appender } from './appender.ts'
 import { authorize, requireOpen } from './authorization.ts'
 import { parseChecksum } from './body.ts'
-import { allChunks, firstUnsettled, prefix } from './chunk-map.ts'
+import { ChunkIntake } from './chunk-intake.ts'
+import { allChunks, prefix } from './chunk-map.ts'
 import { matchesChunk } from './chunk-matcher.ts'
-import { ChunkWriter, requireActive } from './chunk-writer.ts'
+import { requireActive } from './chunk-writer.ts'
 import { Claims } from './claims.ts'
 import { Completion } from './completion.ts'
 import { composedCreate, linkSources, refusePartial } from './composer.ts'
 import { Creation } from './creation.ts'
 import { DirectUploads } from './direct-uploads.ts'
+import { DiskAppending } from './disk-appending.ts'
 import type { EngineOptions, EngineParts } from './engine-options.ts'
+import { sumsOf } from './known-sums.ts'
+import { MultipartOpening } from './multipart-opening.ts'
 import { PartSender } from './part-sender.ts'
+import { Pieces } from './pieces.ts'
 import { ResumeKeys } from './resume-keys.ts'
 import { SessionUpdates } from './session-updates.ts'
 import { Settler } from './settler.ts'
+import { SharedAppending } from './shared-appending.ts'
 import { spoolBody } from './spool.ts'
 import { Staging } from './staging.ts'
 import { Sweeper } from './sweeper.ts'
@@ -68,7 +68,8 @@ export class Engine implements UploadEngine {
   readonly #parts: EngineParts
   readonly #keys: ResumeKeys
   readonly #creation: Creation
-  readonly #writer: ChunkWriter
+  readonly #pieces: Pieces
+  readonly #intake: ChunkIntake
   readonly #sender: PartSender
   readonly #settler: Settler
   readonly #completion: Completion
@@ -105,16 +106,24 @@ export class Engine implements UploadEngine {
     }
     this.#keys = new ResumeKeys(this.#parts)
     this.#creation = new Creation(this.#parts, this.#keys)
-    this.#writer = new ChunkWriter(this.#parts)
-    this.#sender = new PartSender(this.#parts)
-    this.#settler = new Settler(this.#parts)
-    this.#direct = new DirectUploads(this.#parts)
-    this.#sweeper = new Sweeper(this.#parts, this.#keys)
+    const pieces = new Pieces(this.#parts)
+    const opening = new MultipartOpening(this.#parts)
+    const sender = new PartSender(this.#parts, pieces, opening)
+    const settler = new Settler(this.#parts)
+    const direct = new DirectUploads(this.#parts)
+    this.#pieces = pieces
+    this.#sender = sender
+    this.#settler = settler
+    this.#direct = direct
+    this.#intake = new ChunkIntake(this.#parts, pieces, opening, sender, settler)
+    this.#sweeper = new Sweeper(this.#parts, pieces, this.#keys)
     const discard = (session: UploadSession) => this.#sweeper.discard(session)
-    this.#completion = new Completion(this.#parts, this.#sender, this.#settler, this.#direct, discard)
-    this.#appender = new Appender(this.#parts, this.#sender)
+    this.#completion = new Completion(this.#parts, { pieces, sender, settler, direct, discard })
+    const shared = new SharedAppending(this.#parts, pieces, opening, sender)
+    this.#appender = new Appender(this.#parts, new DiskAppending(this.#parts, sender), shared)
     this.#aborter = new Aborter(this.#parts, this.#sender, discard)
     this.#sweeper.start()
+    if (options.warnsOfDisks && options.staging === 'disk') setImmediate(() => this.#warnOfDisks())
   }
 
   create(request: CreateUpload): Promise<{ session: UploadSession; resumed: boolean }> {
@@ -225,7 +234,7 @@ export class Engine implements UploadEngine {
     return this.#track(async () => {
       const session = await this.#load(request, 'read')
       requireOpen(session)
-      const crcOf = await this.#parts.staging.sums.all(session.id)
+      const crcOf = await sumsOf(this.#parts, session)
       const chunks = allChunks(session.chunks).map(({ index, size }) => ({ index, size, crc32: crcOf(index, size) }))
       return { session, chunks }
     })
@@ -264,6 +273,7 @@ export class Engine implements UploadEngine {
     const cut = setTimeout(() => this.#cutOff(), options.timeout ?? 10_000)
     await Promise.allSettled(this.#work)
     await Promise.allSettled([this.#sender.idle(), this.#settler.idle(), this.#completion.idle(), this.#sweeper.idle()])
+    await this.#pieces.idle()
     clearTimeout(cut)
     this.#cutOff()
     await this.#parts.options.locker.close?.()
@@ -299,31 +309,10 @@ export class Engine implements UploadEngine {
     try {
       const session = await this.#load(request, 'write')
       requireActive(session)
-      await this.#sender.capacity(session, stop.signal)
-      const written = await this.#writer.write(session, request, stop)
-      const { size, duplicate } = written
-      this.#emit('chunk', { session: written.session, index: request.index, size, duplicate })
-      this.#moveOn(written.session)
-      return written
+      return await this.#intake.write(session, request, stop)
     } finally {
       for (const end of unlink) end()
     }
-  }
-
-  /** After a chunk: settle what has found its place, send what has become whole. Neither keeps the client waiting. */
-  #moveOn(session: UploadSession): void {
-    if (!firstUnsettled(session)) {
-      this.#sender.poke(session)
-      return
-    }
-    this.#settler
-      .settle(session.id)
-      .then(() => this.#parts.sessions.get(session.id))
-      .then((settled) => settled && this.#sender.poke(settled))
-      .catch((error) => {
-        if (isNexusUploaderError(error) && error.status < 500) return
-        this.#emit('warning', { code: 'SETTLE_FAILED', message: 'Chunks are moved into place later.', error })
-      })
   }
 
   /** Unknown, of another protocol, of another owner, hidden by `authorize`: one answer for all. */
@@ -335,6 +324,14 @@ export class Engine implements UploadEngine {
     if (!isTheirs) throw new UploadNotFoundError()
     await authorize(this.#parts, action, session, request.context)
     return session
+  }
+
+  /** Once, and when whoever made the engine has had time to listen. */
+  #warnOfDisks(): void {
+    const message =
+      "Sessions are shared, but chunks wait on each node's own disk: give all nodes one tempDir, or route each upload " +
+      "to one node, and say so with staging: 'disk'; or use a storage and a session store that can stage them."
+    this.#emit('warning', { code: 'STAGING_NOT_SHARED', message })
   }
 
   #emit<Name extends keyof UploadEvents>(name: Name, event: UploadEvents[Name][0]): void {

@@ -1,5 +1,11 @@
 /** Waits that end. */
-import { isNexusUploaderError, StorageError, StorageUnavailableError } from '../errors.ts'
+import {
+  fromFileSystemError,
+  isNexusUploaderError,
+  type NexusUploaderError,
+  StorageError,
+  StorageUnavailableError,
+} from '../errors.ts'
 
 /**
  * The promise's result, or an error as soon as the signal aborts: a hook or an adapter that ignores the signal
@@ -32,6 +38,32 @@ export function follow(signal: AbortSignal | undefined, controller: AbortControl
   if (signal?.aborted) onAbort()
   signal?.addEventListener('abort', onAbort, { once: true })
   return () => signal?.removeEventListener('abort', onAbort)
+}
+
+/** A storage call that ends with the engine, or when it has taken too long. */
+export async function bounded<Result>(
+  { closing, options }: { readonly closing: AbortSignal; readonly options: { readonly storageTimeout: number } },
+  call: (signal: AbortSignal) => Promise<Result>,
+): Promise<Result> {
+  const stop = new AbortController()
+  const unlink = follow(closing, stop)
+  const late = () => stop.abort(new DOMException('The storage took too long.', 'TimeoutError'))
+  const timer = setTimeout(late, options.storageTimeout).unref()
+  try {
+    return await withDeadline(call(stop.signal), stop.signal)
+  } catch (error) {
+    throw asStorageError(error)
+  } finally {
+    clearTimeout(timer)
+    unlink()
+  }
+}
+
+/** What an adapter throws, whatever it is, is the storage's failure: nothing is lost and a retry may work. */
+export function asStorageError(cause: unknown): NexusUploaderError {
+  if (isNexusUploaderError(cause)) return cause
+  const errno = (cause as { errno?: unknown } | null)?.errno
+  return typeof errno === 'number' ? fromFileSystemError(cause) : new StorageError(undefined, { cause })
 }
 
 /** Lets tasks of the same key run one after the other, in this process. */

@@ -3,7 +3,7 @@
  * first write is the one that Redis refuses when its memory is full.
  *
  * KEYS: 1 the record (hash), 2 expiry (sorted set: id by `expiresAt`), 3 open (hash: id → JSON of the owner), 4 owners
- * (hash: JSON of the owner → how many are open).
+ * (hash: JSON of the owner → how many are open), 5 the sums of its chunks (hash: index → CRC-32).
  */
 import { script } from '../redis/redis-commands.ts'
 
@@ -36,7 +36,7 @@ export const outcomes = {
 /**
  * ARGV: 1 id, 2 expected version (-1: must not exist), 3 next version, 4 writer, 5 writer of the version that the
  * difference builds on (empty: everything is sent), 6 expiresAt, 7 JSON of the owner if open (else empty), 8 how many
- * fields are set; then fields and values, then the fields to remove.
+ * fields are set, 9 how many sums; then fields and values, indexes and sums, then the fields to remove.
  */
 export const changeScript = script(`${setOpen}
 local key, expected, writer = KEYS[1], tonumber(ARGV[2]), ARGV[4]
@@ -64,9 +64,14 @@ if ARGV[5] == '' then
   redis.call('DEL', key)
   redis.call('HSET', key, 'v', ARGV[3], 'w', ring)
 end
-local last = 8 + 2 * tonumber(ARGV[8])
-for at = 9, last, 1000 do redis.call('HSET', key, unpack(ARGV, at, math.min(at + 999, last))) end
-for at = last + 1, #ARGV, 1000 do redis.call('HDEL', key, unpack(ARGV, at, math.min(at + 999, #ARGV))) end
+local function setAll(hash, from, to)
+  for at = from, to, 1000 do redis.call('HSET', hash, unpack(ARGV, at, math.min(at + 999, to))) end
+end
+local last = 9 + 2 * tonumber(ARGV[8])
+local lastSum = last + 2 * tonumber(ARGV[9])
+setAll(key, 10, last)
+setAll(KEYS[5], last + 1, lastSum)
+for at = lastSum + 1, #ARGV, 1000 do redis.call('HDEL', key, unpack(ARGV, at, math.min(at + 999, #ARGV))) end
 redis.call('ZADD', KEYS[2], ARGV[6], ARGV[1])
 setOpen(ARGV[1], ARGV[7])
 return 1
@@ -79,7 +84,10 @@ return 1
 export const getScript = script(`${setOpen}
 local stored = redis.call('HMGET', KEYS[1], 'v', 'w')
 if not stored[1] and redis.call('EXISTS', KEYS[1]) == 0 then
-  if redis.call('ZREM', KEYS[2], ARGV[1]) == 1 then setOpen(ARGV[1], '') end
+  if redis.call('ZREM', KEYS[2], ARGV[1]) == 1 then
+    setOpen(ARGV[1], '')
+    redis.call('DEL', KEYS[5])
+  end
   return false
 end
 if ARGV[2] ~= '' and stored[1] == ARGV[2] and string.match(stored[2] or '', '^%S+') == ARGV[3] then return 1 end
@@ -88,7 +96,7 @@ return redis.call('HGETALL', KEYS[1])
 
 /** ARGV: 1 id. */
 export const deleteScript = script(`${setOpen}
-redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[1], KEYS[5])
 redis.call('ZREM', KEYS[2], ARGV[1])
 setOpen(ARGV[1], '')
 return 1
@@ -103,4 +111,11 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], ARGV[2], 'WITHSCORES', 'LIM
 export const countScript = script(`
 if ARGV[1] == '' then return redis.call('HLEN', KEYS[1]) end
 return tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or 0)
+`)
+
+/** KEYS: 1 the sums. ARGV: 1 index (empty: all). */
+export const sumsScript = script(`
+if ARGV[1] == '' then return redis.call('HGETALL', KEYS[1]) end
+local sum = redis.call('HGET', KEYS[1], ARGV[1])
+return sum and { ARGV[1], sum } or {}
 `)

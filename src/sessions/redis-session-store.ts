@@ -4,7 +4,7 @@ import { connectionOf, type RedisClient } from '../redis/redis-client.ts'
 import type { RedisCommands, Script } from '../redis/redis-commands.ts'
 import { isWrongType, RedisTrouble } from '../redis/redis-errors.ts'
 import { commandsOf, keyspaceOf, type RedisOptions } from '../redis/redis-options.ts'
-import type { SessionRecord, SessionStore } from '../types.ts'
+import type { ChunkSum, ChunkSumStore, SessionRecord, SessionStore } from '../types.ts'
 import { checkRedis } from './redis-checks.ts'
 import {
   type FieldChange,
@@ -14,7 +14,15 @@ import {
   type StoredSession,
   wholeRecord,
 } from './redis-record.ts'
-import { changeScript, countScript, deleteScript, expiredScript, getScript, outcomes } from './redis-session-scripts.ts'
+import {
+  changeScript,
+  countScript,
+  deleteScript,
+  expiredScript,
+  getScript,
+  outcomes,
+  sumsScript,
+} from './redis-session-scripts.ts'
 import { SessionCache } from './session-cache.ts'
 import { checkNextVersion, isSessionId, unreadableState } from './session-record.ts'
 
@@ -34,6 +42,10 @@ const maxTies = 10_000
  */
 export class RedisSessionStore implements SessionStore {
   readonly shared = true
+  readonly chunkSums: ChunkSumStore = {
+    replace: (next, expectedVersion, sums) => this.#replace(next, expectedVersion, sums),
+    read: (id, index) => this.#readSums(id, index),
+  }
   readonly #commands: RedisCommands
   readonly #keyspace: string
   readonly #cache = new SessionCache<StoredSession>()
@@ -62,18 +74,29 @@ export class RedisSessionStore implements SessionStore {
   }
 
   /** @throws TypeError when `next.version` is not `expectedVersion + 1` */
-  async replace(next: SessionRecord, expectedVersion: number): Promise<boolean> {
+  replace(next: SessionRecord, expectedVersion: number): Promise<boolean> {
+    return this.#replace(next, expectedVersion, [])
+  }
+
+  async #replace(next: SessionRecord, expectedVersion: number, sums: readonly ChunkSum[]): Promise<boolean> {
     checkNextVersion(next, expectedVersion)
     if (!isSessionId(next.id)) return false
     const writer = newWriter()
     const before = this.#cache.get(next.id)
     const isBase = before?.exact && before.record.version === expectedVersion
     const change = isBase ? nextRecord(before, next, writer) : wholeRecord(next, writer)
-    let outcome = await this.#change(change, expectedVersion, isBase ? before.writer : '')
+    let outcome = await this.#change(change, expectedVersion, isBase ? before.writer : '', sums)
     if (outcome === outcomes.otherBase) {
-      outcome = await this.#change(wholeRecord(change.stored.record, writer), expectedVersion, '')
+      outcome = await this.#change(wholeRecord(change.stored.record, writer), expectedVersion, '', sums)
     }
     return outcome === outcomes.stored
+  }
+
+  async #readSums(id: string, index?: number): Promise<ReadonlyMap<number, number>> {
+    if (!isSessionId(id)) return new Map()
+    const args = [index === undefined ? '' : `${index}`]
+    const { reply } = await this.#run(sumsScript, [this.#keysOf(id)[4]], args)
+    return new Map(pairsOf(reply).map(([at, sum]) => [Number(at), Number(sum)]))
   }
 
   async delete(id: string): Promise<void> {
@@ -116,9 +139,9 @@ export class RedisSessionStore implements SessionStore {
     this.#cache.clear()
   }
 
-  #keysOf(id: string): [record: string, expiry: string, open: string, owners: string] {
+  #keysOf(id: string): [record: string, expiry: string, open: string, owners: string, sums: string] {
     const keyspace = this.#keyspace
-    return [`${keyspace}s:${id}`, `${keyspace}expiry`, `${keyspace}open`, `${keyspace}owners`]
+    return [`${keyspace}s:${id}`, `${keyspace}expiry`, `${keyspace}open`, `${keyspace}owners`, `${keyspace}c:${id}`]
   }
 
   /** The record as it is now. One that is still what we know is not sent again. */
@@ -139,11 +162,17 @@ export class RedisSessionStore implements SessionStore {
   }
 
   /** `base`: the writer of the version that the change is the difference to; empty when it is everything. */
-  async #change({ set, remove, stored }: FieldChange, expected: number, base: string): Promise<number> {
+  async #change(
+    { set, remove, stored }: FieldChange,
+    expected: number,
+    base: string,
+    sums: readonly ChunkSum[] = [],
+  ): Promise<number> {
     const { record, writer, length } = stored
     const { id, version, expiresAt, open, owner } = record
     const args = [id, `${expected}`, `${version}`, writer, base, `${expiresAt}`, open ? JSON.stringify(owner) : '']
-    args.push(`${set.length}`, ...set.flat(), ...remove)
+    args.push(`${set.length}`, `${sums.length}`, ...set.flat())
+    args.push(...sums.flatMap(({ index, crc32 }) => [`${index}`, `${crc32}`]), ...remove)
     try {
       const { reply, repeated } = await this.#run(changeScript, this.#keysOf(id), args)
       if (reply === outcomes.stored) this.#cache.set(id, stored, length)

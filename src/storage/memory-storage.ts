@@ -3,7 +3,16 @@ import { createHash, randomUUID } from 'node:crypto'
 import { addAbortSignal, type Readable } from 'node:stream'
 import { inspect } from 'node:util'
 import { StorageError } from '../errors.ts'
-import type { MultipartRef, MultipartStorage, ObjectInfo, PartBody, StorageAdapter, StoredPart } from '../types.ts'
+import type {
+  MultipartRef,
+  MultipartStorage,
+  ObjectInfo,
+  PartBody,
+  StagingStorage,
+  StorageAdapter,
+  StoredPart,
+} from '../types.ts'
+import { MemoryStaging } from './memory-staging.ts'
 
 export interface MemoryMultipartOptions {
   /** Smallest size of every part but the last, bytes. Default 1 KiB. */
@@ -37,13 +46,16 @@ interface StoredBytes {
 /** Stores files in a map under their keys and answers `memory://<key>`, every part of the key URL-encoded. */
 export class MemoryStorageAdapter implements StorageAdapter {
   readonly multipart?: MultipartStorage
+  readonly staging: StagingStorage
   readonly #objects = new Map<string, StoredBytes>()
+  readonly #staged = new MemoryStaging()
   readonly #parts: MemoryMultipart | null
 
   /** @throws TypeError when the multipart sizes contradict each other. */
   constructor(options: MemoryStorageOptions = {}) {
     this.#parts = options.multipart === false ? null : new MemoryMultipart(this.#objects, options.multipart ?? {})
     if (this.#parts) this.multipart = this.#parts
+    this.staging = this.#staged
   }
 
   /** When `info.size` is known, a stream of another length is an error. An older object stays until the new is whole. */
@@ -72,6 +84,11 @@ export class MemoryStorageAdapter implements StorageAdapter {
   /** The keys of all objects, oldest first. */
   keys(): string[] {
     return [...this.#objects.keys()]
+  }
+
+  /** The keys of all private objects that `staging` keeps, oldest first. */
+  stagedKeys(): string[] {
+    return this.#staged.keys()
   }
 
   /** The multipart uploads that are still open, oldest first: what a test looks at to see that nothing leaks. */

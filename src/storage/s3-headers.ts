@@ -1,6 +1,7 @@
 /** What is stored beside the bytes: type, disposition, metadata; and how a key becomes a URL. */
 import type { CreateMultipartUploadCommandInput } from '@aws-sdk/client-s3'
 import type { ObjectInfo } from '../types.ts'
+import { s3Error } from './s3-errors.ts'
 import type { S3Settings } from './s3-options.ts'
 
 /** The user metadata by which we know an object as ours: the upload that made it. */
@@ -34,6 +35,12 @@ export function objectParams(
   if (settings.storageClass) params.StorageClass = settings.storageClass
   if (settings.acl) params.ACL = settings.acl
   return params
+}
+
+/** @throws S3UploadError for a key among the private pieces, where no file may be */
+export function refuseStagingKey({ prefix, stagingPrefix }: S3Settings, fileKey: string): void {
+  if (!(prefix + fileKey).startsWith(stagingPrefix)) return
+  throw s3Error('refused', new Error(`the key ${fileKey} lies under stagingPrefix`))
 }
 
 /** The media type without anything that is no media type; parameters other than a plain charset are dropped. */

@@ -5,7 +5,7 @@ import { withBody } from './s3-body.ts'
 import { completeObject, findCompleted } from './s3-complete.ts'
 import type { S3Connection } from './s3-connection.ts'
 import { kindOf, s3Error } from './s3-errors.ts'
-import { type ObjectParams, objectParams } from './s3-headers.ts'
+import { type ObjectParams, objectParams, refuseStagingKey } from './s3-headers.ts'
 import { warnAboutLifecycle } from './s3-lifecycle.ts'
 import { S3_LIMITS } from './s3-options.ts'
 import { signUrl } from './s3-presign.ts'
@@ -41,6 +41,7 @@ export class S3Multipart implements MultipartStorage {
 
   async #open(fileKey: string, info: ObjectInfo, more: Pick<ObjectParams, 'ChecksumAlgorithm'>): Promise<string> {
     const { settings } = this.#connection
+    refuseStagingKey(settings, fileKey)
     const params = { ...objectParams(settings, info.mimeType, info.fileName, info.uploadId, info), ...more }
     const created = await this.#connection.call(
       'CreateMultipartUpload',

@@ -39,6 +39,11 @@ export interface S3StorageOptions {
   client?: S3Client | undefined
   /** Put before every key, with a `/` between. Default: none. */
   prefix?: string | undefined
+  /**
+   * Where private pieces of uploads lie until they have become files, after `prefix`, with a `/` between; files may not
+   * be put there. Keep it out of what a CDN or a bucket policy makes public. Default `.nexus-staging`.
+   */
+  stagingPrefix?: string | undefined
   /** `https://host/bucket/key` instead of `https://bucket.host/key`. Default: only for localhost and IP addresses. */
   forcePathStyle?: boolean | undefined
   /**
@@ -85,6 +90,8 @@ export interface S3Settings {
   readonly region: string | undefined
   readonly forcePathStyle: boolean | undefined
   readonly prefix: string
+  /** With `prefix`, and a `/` at its end. */
+  readonly stagingPrefix: string
   readonly publicUrl: string | ((key: string) => string) | null
   readonly partSize: number
   readonly cacheControl: string | undefined
@@ -120,6 +127,7 @@ export function readSettings(options: S3StorageOptions): S3Settings {
     forcePathStyle:
       flag(options.forcePathStyle, 'forcePathStyle') ?? (endpoint !== null && isLocal(endpoint) ? true : undefined),
     prefix: readPrefix(options.prefix),
+    stagingPrefix: readPrefix(options.prefix) + readPrefix(options.stagingPrefix ?? '.nexus-staging', 'stagingPrefix'),
     publicUrl: readPublicUrl(options.publicUrl),
     partSize: integer(options.partSize, 'partSize', 8 * MiB, S3_LIMITS.minPartSize, S3_LIMITS.maxPartSize),
     cacheControl: text(options.cacheControl, 'cacheControl'),
@@ -189,10 +197,10 @@ function regionOf(endpoint: string): string | undefined {
   return /^s3[.-]([a-z]+(?:-[a-z]+)+-\d+)\.amazonaws\.com/.exec(new URL(endpoint).hostname)?.[1]
 }
 
-function readPrefix(value: unknown): string {
-  const prefix = text(value, 'prefix')?.replace(/^\/+|(?<!\/)\/+$/g, '') ?? ''
+function readPrefix(value: unknown, name = 'prefix'): string {
+  const prefix = text(value, name)?.replace(/^\/+|(?<!\/)\/+$/g, '') ?? ''
   if (prefix.split('/').some((part) => part === '.' || part === '..')) {
-    throw new TypeError(`S3StorageAdapter: \`prefix\` must not have '.' or '..' in its path, got ${show(value)}`)
+    throw new TypeError(`S3StorageAdapter: \`${name}\` must not have '.' or '..' in its path, got ${show(value)}`)
   }
   return prefix === '' ? '' : `${prefix}/`
 }

@@ -1,12 +1,13 @@
 /** Files in S3 or anything that speaks it. */
 import { randomUUID } from 'node:crypto'
 import type { Readable } from 'node:stream'
-import type { MultipartStorage, ObjectInfo, StorageAdapter } from '../types.ts'
+import type { MultipartStorage, ObjectInfo, StagingStorage, StorageAdapter } from '../types.ts'
 import { S3Connection } from './s3-connection.ts'
 import { kindOf } from './s3-errors.ts'
-import { objectParams } from './s3-headers.ts'
+import { objectParams, refuseStagingKey } from './s3-headers.ts'
 import { S3Multipart } from './s3-multipart.ts'
 import { readCredentials, readSettings, type S3StorageOptions } from './s3-options.ts'
+import { S3Staging } from './s3-staging.ts'
 import { StreamUpload } from './s3-upload.ts'
 
 export type { S3StorageOptions } from './s3-options.ts'
@@ -22,11 +23,13 @@ export type { S3StorageOptions } from './s3-options.ts'
  * of the stream to store (a size limit, say) passes through as it is. What S3 said is in `cause`, without keys.
  *
  * The credentials need PutObject, GetObject (to look), DeleteObject, ListMultipartUploadParts, AbortMultipartUpload and
- * ListBucketMultipartUploads. A lifecycle rule that aborts old multipart uploads is a good second line.
+ * ListBucketMultipartUploads, and ListBucket where uploads are staged in the storage. A lifecycle rule that aborts old multipart uploads is a good second line.
  */
 export class S3StorageAdapter implements StorageAdapter {
   /** Parts go to S3 while the client is still sending. */
   readonly multipart: MultipartStorage
+  /** Pieces wait under `stagingPrefix`. */
+  readonly staging: StagingStorage
   readonly #connection: S3Connection
 
   constructor(options: S3StorageOptions) {
@@ -37,6 +40,7 @@ export class S3StorageAdapter implements StorageAdapter {
     }
     this.#connection = new S3Connection(readSettings(options), readCredentials(options), options.client ?? null)
     this.multipart = new S3Multipart(this.#connection)
+    this.staging = new S3Staging(this.#connection)
   }
 
   /**
@@ -47,6 +51,7 @@ export class S3StorageAdapter implements StorageAdapter {
     const { settings } = this.#connection
     const mark = info?.uploadId ?? randomUUID()
     const fileName = info?.fileName ?? fileKey.slice(fileKey.lastIndexOf('/') + 1)
+    refuseStagingKey(settings, fileKey)
     const key = settings.prefix + fileKey
     const target = { key, mark, size: info?.size ?? null, signal: info?.signal }
     const params = objectParams(settings, mimeType, fileName, mark, info)

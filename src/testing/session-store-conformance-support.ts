@@ -12,6 +12,8 @@ export interface SessionStoreFixture {
   cleanup?(): Promise<unknown>
 }
 
+export type Check = (name: string, run: (store: SessionStore, fixture: SessionStoreFixture) => Promise<void>) => void
+
 // None of these is an id, and some are names or paths that a careless store would stumble over.
 export const hostileIds = [
   '',

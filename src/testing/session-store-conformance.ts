@@ -4,9 +4,12 @@
  */
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
-import type { SessionRecord, SessionStore } from '../types.ts'
+import type { SessionRecord } from '../types.ts'
+import { testRestart } from './session-store-conformance-restart.ts'
+import { testChunkSums } from './session-store-conformance-sums.ts'
 import {
   asUpload,
+  type Check,
   changed,
   collect,
   counts,
@@ -14,7 +17,6 @@ import {
   increment,
   newRecord,
   numbers,
-  reopened,
   type SessionStoreFixture,
   tamper,
 } from './session-store-conformance-support.ts'
@@ -25,11 +27,11 @@ export interface SessionStoreConformanceOptions {
   durable?: boolean
   /** Changes of one record in the test of many changes. Default: 5000. */
   changes?: number
+  /** Whether the store has `chunkSums`. Default: `false`. */
+  chunkSums?: boolean
 }
 
 export type { SessionStoreFixture }
-
-type Check = (name: string, run: (store: SessionStore, fixture: SessionStoreFixture) => Promise<void>) => void
 
 /**
  * Registers the tests.
@@ -40,7 +42,7 @@ type Check = (name: string, run: (store: SessionStore, fixture: SessionStoreFixt
 export function sessionStoreConformance(
   test: ConformanceTest,
   createStore: () => SessionStoreFixture | Promise<SessionStoreFixture>,
-  { durable = false, changes = 5000 }: SessionStoreConformanceOptions = {},
+  { durable = false, changes = 5000, chunkSums = false }: SessionStoreConformanceOptions = {},
 ): void {
   const check: Check = (name, run) => {
     test(name, async () => {
@@ -60,6 +62,10 @@ export function sessionStoreConformance(
   testDelete(check)
   testListings(check)
   testUnusualRecords(check, changes)
+  check('has exactly the capabilities that are declared', async (store) => {
+    assert.equal(store.chunkSums !== undefined, chunkSums)
+  })
+  if (chunkSums) testChunkSums(check)
   if (durable) testRestart(check)
 }
 
@@ -317,34 +323,5 @@ function testUnusualRecords(check: Check, changes: number): void {
       if (n % 97 === 0) assert.deepEqual(await store.get(record.id), record)
     }
     assert.deepEqual(await store.get(record.id), record)
-  })
-}
-
-function testRestart(check: Check): void {
-  check('has the same records after a restart', async (store, fixture) => {
-    const [kept, replaced, deleted] = [newRecord({ owner: 'ann' }), newRecord({ expiresAt: 1 }), newRecord()]
-    for (const record of [kept, replaced, deleted]) await store.create(record)
-    await store.replace({ ...changed(replaced), open: false }, 1)
-    await store.delete(deleted.id)
-    const other = await reopened(fixture)
-    assert.deepEqual(await other.get(kept.id), kept)
-    assert.deepEqual(await other.get(replaced.id), { ...changed(replaced), open: false })
-    assert.equal(await other.get(deleted.id), null)
-    assert.deepEqual(await collect(other.listExpired(1)), [replaced.id])
-    assert.deepEqual(await counts(other), { all: 1, ann: 1, bob: 0, eve: 0 })
-    await other.close?.()
-  })
-  check('shares every change with another store over the same records', async (store, fixture) => {
-    const other = await reopened(fixture)
-    const record = newRecord({ totalSize: 0 })
-    await store.create(record)
-    assert.equal(await other.create(record), false)
-    for (let n = 0; n < 200; n++) await increment(n % 2 === 0 ? store : other, record.id)
-    assert.equal(asUpload(await store.get(record.id)).totalSize, 200)
-    await other.delete(record.id)
-    assert.equal(await store.get(record.id), null)
-    assert.equal(await store.create(record), true)
-    assert.deepEqual(await other.get(record.id), record)
-    await other.close?.()
   })
 }

@@ -30,6 +30,8 @@ export interface StorageConformanceOptions {
   readonly adoptFile: boolean
   /** Whether the adapter has `multipart`. */
   readonly multipart: boolean
+  /** Whether the adapter has `staging`. Default `false`. */
+  readonly staging?: boolean
   /** `false` when `upload` stores a stream that does not have `info.size` bytes. Default `true`. */
   readonly checksSize?: boolean
   /** `false` when `upload` does not look at `info.signal`. Default `true`. */

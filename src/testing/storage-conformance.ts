@@ -7,6 +7,7 @@ import { access, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { testMultipart } from './storage-conformance-multipart.ts'
+import { testStaging } from './storage-conformance-staging.ts'
 import {
   assertObject,
   bytesOf,
@@ -69,9 +70,10 @@ export function storageAdapterConformance(
       remove: typeof adapter.remove === 'function',
       adoptFile: typeof adapter.adoptFile === 'function',
       multipart: typeof adapter.multipart === 'object',
+      staging: typeof adapter.staging === 'object',
     }
-    const { remove, adoptFile, multipart } = options
-    assert.deepEqual(has, { remove, adoptFile, multipart })
+    const { remove, adoptFile, multipart, staging = false } = options
+    assert.deepEqual(has, { remove, adoptFile, multipart, staging })
   })
   testBytes(check, options)
   testKeys(check, options)
@@ -81,6 +83,7 @@ export function storageAdapterConformance(
   if (options.remove) testRemove(check)
   if (options.adoptFile) testAdopting(check)
   if (options.multipart) testMultipart(check, options)
+  if (options.staging) testStaging(check)
 }
 
 function testBytes(check: FixtureTest, { largeSize = 6 * MiB + 1 }: StorageConformanceOptions): void {

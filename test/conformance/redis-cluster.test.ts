@@ -20,7 +20,7 @@ describeRedis.each(clientKinds)('A Redis cluster with the client %s', (kind) => 
         const open = async () => new RedisSessionStore(await openClusterClient(kind, cluster.ports), { prefix })
         return { store: await open(), reopen: open }
       },
-      { durable: true, changes: 500 },
+      { durable: true, chunkSums: true, changes: 500 },
     )
   })
 

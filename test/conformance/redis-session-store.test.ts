@@ -25,6 +25,6 @@ describeRedis.each(clientKinds)('RedisSessionStore with the client %s', (kind) =
       const open = async () => new RedisSessionStore(await openClient(kind, server), { prefix })
       return { store: await open(), reopen: open }
     },
-    { durable: true },
+    { durable: true, chunkSums: true },
   )
 })

@@ -44,9 +44,9 @@ describe('the S3 double', () => {
     fx = await S3Fixture.start(await doubleTarget())
     const ref = await fx.sendParts('log', objectInfo(), bytes)
     await fx.storage.multipart.abort(ref)
-    expect(
-      fx.double.requests.map(({ op, key, partNumber, size, status }) => [op, key, partNumber, size, status]),
-    ).toEqual([
+    // The adapter looks at the bucket's rules once, beside the uploads.
+    const requests = fx.double.requests.filter(({ op }) => op !== 'GetBucketLifecycleConfiguration')
+    expect(requests.map(({ op, key, partNumber, size, status }) => [op, key, partNumber, size, status])).toEqual([
       ['CreateMultipartUpload', 'log', null, 0, 200],
       ['UploadPart', 'log', 1, MIN_PART, 200],
       ['UploadPart', 'log', 2, MIN_PART, 200],

@@ -40,7 +40,12 @@ function memoryFixture(options?: MemoryStorageOptions): StorageFixture {
 }
 
 describe('MemoryStorageAdapter', () => {
-  storageAdapterConformance(test, () => memoryFixture(), { remove: true, adoptFile: false, multipart: true })
+  storageAdapterConformance(test, () => memoryFixture(), {
+    remove: true,
+    adoptFile: false,
+    multipart: true,
+    staging: true,
+  })
 })
 
 describe('MemoryStorageAdapter without multipart', () => {
@@ -48,6 +53,7 @@ describe('MemoryStorageAdapter without multipart', () => {
     remove: true,
     adoptFile: false,
     multipart: false,
+    staging: true,
   })
 })
 

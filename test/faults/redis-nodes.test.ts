@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
-import { GetObjectCommand } from '@aws-sdk/client-s3'
+import { GetObjectCommand, ListObjectsV2Command } from '@aws-sdk/client-s3'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { nativeClient } from '../support/native-client.ts'
 import { type ServerProcess, startServer } from '../support/process.ts'
@@ -15,6 +15,7 @@ import {
   type RedisServer,
   startRedis,
 } from '../support/redis-server.ts'
+import { chunkCount, resumableClient } from '../support/resumable-client.ts'
 import { clientOf, s3Target } from '../support/s3-target.ts'
 import type { ServerSettings } from '../support/server-process.ts'
 import { filesBelow, tempFolder } from '../support/temp-folder.ts'
@@ -258,10 +259,11 @@ describeRedis('servers that share a Redis', () => {
       const target = await s3Target()
       const { endpoint, region, accessKeyId, secretAccessKey, bucket } = target
       const shared = { kind: 'redis' as const, port: redis.port, prefix: newPrefix() }
-      const servers = await two(() => ({
+      const settings = () => ({
         ...{ tempDir: tempFolder(), redis: shared, config: { maxChunkSize: 8 * MiB } },
         s3: { endpoint, region, accessKeyId, secretAccessKey, bucket },
-      }))
+      })
+      const servers = await two(settings)
       const s3 = clientOf(target)
       const read = async (key: string) => {
         const { Body } = await s3.send(new GetObjectCommand({ Bucket: bucket, Key: key }))
@@ -271,47 +273,103 @@ describeRedis('servers that share a Redis', () => {
         s3.destroy()
         await target.close()
       }
-      return { servers, read, close }
+      const keys = async () => {
+        const { Contents = [] } = await s3.send(new ListObjectsV2Command({ Bucket: bucket }))
+        return Contents.map(({ Key = '' }) => Key)
+      }
+      return { servers, read, keys, close, another: () => startServer(settings()) }
     }
 
-    test('one takes an upload whole, and the other knows how far it is and what became of it', async () => {
-      const { servers, read, close } = await nodes()
-      const [a, b] = nativeClients(servers)
-      const file = bytes(11 * MiB, 3)
-      const id = await a.start(file.length, { chunkSize: 2 * MiB })
-      for (const [index, data] of cut(file, 2 * MiB).entries()) {
-        await a.chunk(id, index, data)
-        expect((await b.progress(id)).body.uploadedChunks).toBe(index + 1)
+    test.each([5 * MiB, 2 * MiB, 700_001])('each takes any chunk, and either completes (%i bytes)', async (size) => {
+      const { servers, read, keys, close } = await nodes()
+      const clients = nativeClients(servers)
+      const file = bytes(12 * MiB + 5, 3)
+      for (const declared of [true, false]) {
+        const random = seeded(size)
+        const any = () => clients[random.integer(0, 1)] ?? clients[0]
+        const id = await any().start(file.length, declared ? { chunkSize: size } : {})
+        const chunks = cut(file, size)
+        const queue = random.shuffle([...chunks.keys(), ...chunks.keys()]).values()
+        const worker = async () => {
+          for (const index of queue) {
+            const { status, body } = await any().chunk(id, index, chunks[index] as Buffer)
+            expect([status, body?.code]).toEqual([200, undefined])
+          }
+        }
+        await Promise.all([worker(), worker(), worker()])
+        expect((await any().progress(id)).body).toMatchObject({ uploadedChunks: chunks.length, missing: [] })
+        const results = await Promise.all([...clients, ...clients].map((client) => client.complete(id)))
+        expect(results.map(({ status }) => status)).toEqual([200, 200, 200, 200])
+        const { key } = results[0]?.body ?? {}
+        expect(new Set(results.map(({ body }) => body.url)).size).toBe(1)
+        expect(sha256(await read(key))).toBe(sha256(file))
+        await eventually(async () => expect((await keys()).filter((name) => name.includes(id))).toEqual([]))
       }
-      const done = await a.complete(id)
-      expect(await b.complete(id)).toMatchObject({ status: 200, body: { url: done.body.url } })
-      expect(sha256(await read(done.body.key))).toBe(sha256(file))
       await close()
     })
 
-    test('bytes that lie with the other one are never missed in silence: 503, and the upload goes on over there', async () => {
-      const { servers, read, close } = await nodes()
+    test('a chunk with other bytes than the recorded ones is refused by the other one', async () => {
+      const { servers, close } = await nodes()
       const [a, b] = nativeClients(servers)
-      const file = bytes(3 * MiB, 4)
-      const [first, second, third] = cut(file, MiB) as [Buffer, Buffer, Buffer]
-      const id = await a.start(file.length, { chunkSize: MiB })
-      expect((await a.chunk(id, 0, first)).status).toBe(200)
-      expect(await b.chunk(id, 1, second)).toMatchObject({ status: 503, body: { code: 'STAGING_LOST' } })
-      expect((await a.chunk(id, 1, second)).status).toBe(200)
-      expect((await a.chunk(id, 2, third)).status).toBe(200)
-      expect(await b.complete(id)).toMatchObject({ status: 503, body: { retryable: true } })
-      const done = await a.complete(id)
-      expect(done.status).toBe(200)
-      expect(sha256(await read(done.body.key))).toBe(sha256(file))
+      const id = await a.start(3 * MiB, { chunkSize: MiB })
+      expect((await a.chunk(id, 0, bytes(MiB, 1))).body).toEqual({ success: true })
+      expect((await b.chunk(id, 0, bytes(MiB, 1))).body).toEqual({ success: true, duplicate: true })
+      expect(await b.chunk(id, 0, bytes(MiB, 2))).toMatchObject({ status: 409, body: { code: 'CHUNK_CONFLICT' } })
+      await close()
+    })
 
-      const [ta, tb] = tusClients(servers)
-      const url = await ta.create(file.length)
-      await ta.patch(url, 0, first)
-      const other = onOther(url, servers)
-      expect((await tb.head(other)).headers['upload-offset']).toBe(`${MiB}`)
-      expect((await tb.patch(other, MiB, second)).status).toBe(503)
-      expect((await ta.patch(url, MiB, file.subarray(MiB))).status).toBe(204)
-      expect((await tb.head(other)).headers['upload-offset']).toBe(`${3 * MiB}`)
+    test('each takes any PATCH of a tus upload, and any chunk of Resumable.js', async () => {
+      const { servers, read, keys, close } = await nodes()
+      const file = bytes(13 * MiB + 1, 4)
+      const tus = tusClients(servers)
+      const url = await tus[0].create(file.length)
+      const urls = [url, onOther(url, servers)] as const
+      for (let at = 0, turn = 0; at < file.length; turn++) {
+        const size = Math.min([3 * MiB, 6 * MiB, 100_000][turn % 3] ?? MiB, file.length - at)
+        const [client, there] = turn % 2 === 0 ? [tus[0], urls[0]] : [tus[1], urls[1]]
+        expect((await client.head(there)).headers['upload-offset']).toBe(`${at}`)
+        expect((await client.patch(there, at, file.subarray(at, at + size))).status).toBe(204)
+        at += size
+      }
+      const tusKeys = (await keys()).filter((name) => name.startsWith('uploads/'))
+      expect(tusKeys).toHaveLength(1)
+      expect(sha256(await read(tusKeys[0] ?? ''))).toBe(sha256(file))
+
+      const resumable = servers.map((server) => resumableClient(`${server.url}/resumable`))
+      const toSend = { data: file, chunkSize: 2 * MiB }
+      for (let number = 1; number <= chunkCount(toSend); number++) {
+        const other = resumable[number % 2]
+        expect((await resumable[(number + 1) % 2]?.send(toSend, number))?.status).toBe(200)
+        // A test after the end is the beginning of a new run.
+        if (number < chunkCount(toSend)) expect((await other?.test(toSend, number))?.status).toBe(200)
+        expect((await other?.send(toSend, number))?.status).toBe(200)
+      }
+      const more = (await keys()).filter((name) => name.startsWith('uploads/') && !tusKeys.includes(name))
+      expect(more).toHaveLength(1)
+      expect(sha256(await read(more[0] ?? ''))).toBe(sha256(file))
+      await eventually(async () => expect(await keys()).toHaveLength(2))
+      await close()
+    })
+
+    test('one that is killed takes no acknowledged byte with it', async () => {
+      const { servers, read, keys, close, another } = await nodes()
+      const file = bytes(14 * MiB, 6)
+      const chunks = cut(file, MiB)
+      let [a, b] = nativeClients(servers)
+      const id = await a.start(file.length, { chunkSize: MiB })
+      const done = new Set<number>()
+      for (const [index, data] of chunks.entries()) {
+        if (index === 6) {
+          await servers[0].kill()
+          a = nativeClient((await another()).url)
+        }
+        const { status } = await (index % 2 === 0 ? a : b).chunk(id, index, data)
+        expect(status).toBe(200)
+        done.add(index)
+      }
+      const { body } = await b.complete(id)
+      expect(sha256(await read(body.key))).toBe(sha256(file))
+      await eventually(async () => expect(await keys()).toEqual([body.key]))
       await close()
     })
   })

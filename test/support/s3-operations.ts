@@ -81,7 +81,8 @@ export const operations: Readonly<Record<string, Operation>> = {
     const all = [...bucketOf(call).objects.values()].filter(({ key }) => key.startsWith(prefix) && key > after)
     const { page, more } = cut(call, all.sort(byKey), call.query.get('max-keys'))
     const contents = page.map(
-      ({ key, size, etag }) => `<Contents>${tag('Key', key)}${tag('Size', size)}${tag('ETag', etag)}</Contents>`,
+      ({ key, size, etag, modified }) =>
+        `<Contents>${tag('Key', key)}${tag('Size', size)}${tag('ETag', etag)}${tag('LastModified', modified.toISOString())}</Contents>`,
     )
     const next = more ? tag('NextContinuationToken', page.at(-1)?.key ?? '') : ''
     return xml('ListBucketResult', `${contents.join('')}${tag('IsTruncated', more)}${next}`)

@@ -41,6 +41,7 @@ export function initHandler(engine: UploadEngine, ownerOf: OwnerOf): UploadHandl
       totalSize,
       mimeType: textField(body, 'mimeType', maxName),
       chunkSize: integerField(body, 'chunkSize'),
+      anyChunkSize: (body as { anyChunkSize?: unknown } | null)?.anyChunkSize === true,
       checksum: textField(body, 'checksum', maxKey),
       resumeKey: textField(body, 'resumeKey', maxKey),
       protocol,

@@ -1,5 +1,5 @@
 /** What the documented routes tell of an upload. Pure. */
-import { countChunks, receivedBytes, receivedIndexes } from '../../engine/chunk-map.ts'
+import { countChunks, partSizedChunk, receivedBytes, receivedIndexes } from '../../engine/chunk-map.ts'
 import { gapsBelow } from '../../engine/ranges.ts'
 import type { UploadLimits, UploadSession } from '../../types.ts'
 
@@ -7,7 +7,7 @@ import type { UploadLimits, UploadSession } from '../../types.ts'
 export function uploadOf(session: UploadSession, limits: UploadLimits, resumed: boolean) {
   return {
     uploadId: session.id,
-    chunkSize: session.chunkSize ?? limits.maxChunkSize,
+    chunkSize: session.chunkSize ?? bestChunkSize(session, limits),
     maxChunkSize: limits.maxChunkSize,
     totalChunks: totalChunks(session, limits),
     expiresAt: new Date(session.expiresAt).toISOString(),
@@ -42,12 +42,17 @@ export function progressOf(session: UploadSession, limits: UploadLimits) {
  * there can be; exact as soon as all bytes are there.
  */
 export function totalChunks(session: UploadSession, limits: UploadLimits): number {
-  const size = session.chunkSize ?? session.stride ?? largestChunk(session) ?? limits.maxChunkSize
+  const size = session.chunkSize ?? session.stride ?? largestChunk(session) ?? bestChunkSize(session, limits)
   const total = session.totalSize ?? 0
   const last = session.chunks.at(-1)
   const highest = last ? last.index + last.count : 0
   const isWhole = countChunks(session.chunks) === highest && receivedBytes(session.chunks) === total
   return isWhole ? highest : Math.max(Math.ceil(total / size), highest)
+}
+
+/** Of an upload that is staged in the storage, a chunk costs least when it is a part, or a whole fraction of one. */
+function bestChunkSize({ staged, partSize }: UploadSession, { maxChunkSize }: UploadLimits): number {
+  return staged === 'storage' ? partSizedChunk(partSize, maxChunkSize) : maxChunkSize
 }
 
 function largestChunk(session: UploadSession): number | null {

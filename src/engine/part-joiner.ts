@@ -1,0 +1,128 @@
+/** Makes the object from the parts of a multipart upload, when record and storage agree on them. */
+import {
+  type NexusUploaderError,
+  StorageError,
+  StorageUnavailableError,
+  toNexusUploaderError,
+  UploadExpiredError,
+  UploadLockedError,
+} from '../errors.ts'
+import type { NamedPart, Span, StoredPart, UploadSession } from '../types.ts'
+import { requireNamed, requireSize } from './direct-uploads.ts'
+import type { EngineParts } from './engine-options.ts'
+import { objectInfo } from './multipart-opening.ts'
+import { partCount, partRange } from './part-plan.ts'
+import type { PartSender } from './part-sender.ts'
+import { isSameLease, stillOurs } from './publishing.ts'
+import { addToSpans, countSpans } from './ranges.ts'
+import { withDeadline } from './waiting.ts'
+
+export class PartJoiner {
+  readonly #parts: EngineParts
+  readonly #sender: PartSender
+
+  constructor(parts: EngineParts, sender: PartSender) {
+    this.#parts = parts
+    this.#sender = sender
+  }
+
+  /** Sends what has not been sent yet, then makes the object. */
+  async sendAndJoin(session: UploadSession, signal: AbortSignal): Promise<string> {
+    const sent = await this.#sender.sendAll(session.id, signal)
+    // Another process is still sending a part, or has stopped while it was: its bytes must not arrive after ours.
+    if (countSpans(sent.sentParts) < partCount(sent)) throw new UploadLockedError()
+    return this.#joinParts(sent, signal)
+  }
+
+  /** The record says which parts were sent, the storage says which it holds: only when they agree is it complete. */
+  #joinParts(session: UploadSession, signal: AbortSignal): Promise<string> {
+    const expected = Array.from({ length: partCount(session) }, (_, i) => {
+      const { start, end } = partRange(session, i + 1)
+      return { partNumber: i + 1, size: end - start, etag: '' }
+    })
+    return this.#join(session, expected, signal, async (listed) => {
+      const agrees = expected.every((part, i) => {
+        const held = listed[i]
+        return held?.partNumber === part.partNumber && held.size === part.size
+      })
+      if (!agrees || listed.length !== expected.length) throw await this.#disagreement(session, expected, listed)
+    })
+  }
+
+  /** Here it is the client who says which parts there are. */
+  joinDirect(session: UploadSession, named: readonly NamedPart[], signal: AbortSignal): Promise<string> {
+    const whole = [{ partNumber: 1, size: session.totalSize ?? 0, etag: '' }]
+    return this.#join(session, whole, signal, async (listed) => {
+      requireNamed(named, listed)
+      // Looked at before, but perhaps for another request, which named other parts.
+      requireSize(session, listed)
+    })
+  }
+
+  /** `expected` tells the size of the object; `agree` throws when the storage holds other parts. */
+  async #join(
+    session: UploadSession,
+    expected: readonly StoredPart[],
+    signal: AbortSignal,
+    agree: (listed: readonly StoredPart[]) => Promise<void>,
+  ): Promise<string> {
+    const { storage, storageTimeout } = this.#parts.options
+    if (!storage.multipart || session.multipartId === null) throw new StorageUnavailableError()
+    const ref = { fileKey: session.key, multipartId: session.multipartId }
+    const limit = AbortSignal.any([signal, AbortSignal.timeout(storageTimeout)])
+    await stillOurs(this.#parts, session)
+    const listed = await withDeadline(storage.multipart.listParts(ref, limit), limit)
+    const info = objectInfo(session, limit)
+    if (listed === null) {
+      // Closed already: by an earlier completion whose answer was lost, or by somebody else. The adapter looks.
+      try {
+        return await withDeadline(storage.multipart.complete(ref, expected, info), limit)
+      } catch (error) {
+        throw await this.#closedWithoutObject(session, error)
+      }
+    }
+    await agree(listed)
+    return withDeadline(storage.multipart.complete(ref, listed, info), limit)
+  }
+
+  /** Only the adapter's certainty that there is no object ends the upload; an outage does not. */
+  async #closedWithoutObject(session: UploadSession, cause: unknown): Promise<NexusUploaderError> {
+    const error = toNexusUploaderError(cause)
+    return error.code === 'MULTIPART_GONE' ? this.#lose(session, cause) : error
+  }
+
+  /** Parts that the storage has lost are sent again if they are still here; else the upload is lost with them. */
+  async #disagreement(
+    session: UploadSession,
+    expected: readonly StoredPart[],
+    listed: readonly StoredPart[],
+  ): Promise<NexusUploaderError> {
+    const isHeld = (part: StoredPart) =>
+      listed.some((other) => other.partNumber === part.partNumber && other.size === part.size)
+    const held = expected.filter(isHeld).map((part) => part.partNumber)
+    const cause = new Error(`the storage holds ${held.length} of ${expected.length} parts of upload ${session.id}`)
+    const source = this.#sender.sourceOf(session)
+    const lost = expected.filter((part) => !isHeld(part))
+    const here = await Promise.all(lost.map((part) => source.holds(session, part.partNumber)))
+    // The bytes of a concatenation lie with its pieces.
+    if (!session.sources && here.includes(false)) return this.#lose(session, cause)
+    await stillOurs(this.#parts, session, (current) => ({
+      ...current,
+      sentParts: held.reduce<Span[]>((spans, partNumber) => addToSpans(spans, partNumber), []),
+    }))
+    return new StorageError(undefined, { code: 'PARTS_DISAGREE', cause })
+  }
+
+  /** The storage no longer has what it confirmed, and neither have we. */
+  async #lose(session: UploadSession, cause: unknown): Promise<NexusUploaderError> {
+    const lost = await this.#parts.sessions.update(session.id, (current) => {
+      const isOurs = isSameLease(current, session) && current.multipartId === session.multipartId && !current.object
+      if (!isOurs) return current
+      // A concatenation is sent once more, from its pieces.
+      if (current.sources) return { ...current, multipartId: null, sentParts: [] }
+      return { ...current, state: 'expired', open: false, completing: null }
+    })
+    if (lost?.sources && lost.open) return new StorageError(undefined, { code: 'PARTS_DISAGREE', cause })
+    return new UploadExpiredError({ cause })
+  }
+}
