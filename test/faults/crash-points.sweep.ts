@@ -90,6 +90,8 @@ async function crashAgain(before: Crashed, end: End): Promise<Crashed> {
 async function expectRecovery({ job, acks }: Crashed): Promise<void> {
   const workload = workloads[job.workload] as Workload
   const { folders } = job
+  // Also now, before anybody has gone on: a file is there as a whole or not at all.
+  await expectWholeFiles(folders, acks)
   const engine = engineOn(folders, workload.storage)
   const more: Ack[] = []
   const life = { engine, folders, storage: workload.storage, id: idIn(acks), say: (ack: Ack) => void more.push(ack) }
@@ -133,13 +135,8 @@ async function expectAcknowledged(engine: ReturnType<typeof engineOn>, uploadId:
 
 /** The files in the storage are the ones that may be there, and the temporary folder empties by itself. */
 async function expectNothingElse(workload: Workload, folders: Job['folders'], count: number, acks: readonly Ack[]) {
-  const stored = async () => (await filesBelow(folders.directory)).filter((name) => name.startsWith('uploads/'))
-  const keys = await stored()
+  const keys = await expectWholeFiles(folders, acks)
   expect(keys).toHaveLength(count)
-  for (const key of keys) {
-    const found = await readFile(join(folders.directory, key))
-    expect(filesFor(acks).map(sha256), 'the stored bytes').toContain(sha256(found))
-  }
   for (const days of [100, 200, 300, 400]) {
     await age(folders.tempDir, days * day)
     const later = engineOn(folders, workload.storage, () => Date.now() + days * day)
@@ -147,9 +144,22 @@ async function expectNothingElse(workload: Workload, folders: Job['folders'], co
     await later.close()
   }
   expect(await filesBelow(folders.tempDir)).toEqual([])
-  expect(await stored()).toEqual(keys)
+  expect(await storedIn(folders)).toEqual(keys)
   const multipart = await readdir(join(folders.directory, '.multipart')).catch(() => [])
   expect(multipart.filter((name) => !name.endsWith('.closed'))).toEqual([])
+}
+
+async function storedIn({ directory }: Job['folders']): Promise<string[]> {
+  return (await filesBelow(directory)).filter((name) => name.startsWith('uploads/'))
+}
+
+async function expectWholeFiles(folders: Job['folders'], acks: readonly Ack[]): Promise<string[]> {
+  const keys = await storedIn(folders)
+  for (const key of keys) {
+    const found = await readFile(join(folders.directory, key))
+    expect(filesFor(acks).map(sha256), 'the stored bytes').toContain(sha256(found))
+  }
+  return keys
 }
 
 /** Chunk 1 may have been replaced: for certain when that was acknowledged, perhaps when it was about to be. */

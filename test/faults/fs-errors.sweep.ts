@@ -9,6 +9,7 @@ import { survived } from '../support/fault-points.ts'
 import { type Fault, faultAt, faultsFor, flushesNothing } from '../support/fs-faults.ts'
 import { World } from '../support/fs-world.ts'
 import { type FsCall, type Interceptor, leakedFiles, watchFs } from '../support/hook-fs.ts'
+import { sha256 } from '../support/random.ts'
 import { makeFolder } from '../support/temp-folder.ts'
 import { type Scenario, scenarios } from './fs-scenarios.ts'
 
@@ -64,6 +65,8 @@ async function run(scenario: Scenario, intercept: Interceptor): Promise<unknown>
       () => null,
       (error: unknown) => error,
     )
+    // A file is there as a whole or not at all.
+    for (const key of await world.objects()) expect(sha256(await world.read(key))).toBe(sha256(world.file))
     // What goes on behind an answer belongs to the request too.
     await world.close()
     watchFs(world.folders, flushesNothing)

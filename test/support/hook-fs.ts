@@ -129,7 +129,7 @@ function through(op: string, path: string | undefined, args: Arguments, call: (a
   if (watch === null || path === undefined || !isWatched(path)) return call(args)
   const { intercept } = watch
   const described = describe(op, path, args)
-  const proceed: Proceed = (limit) => call(limit === undefined ? args : shortened(op, args, limit))
+  const proceed: Proceed = (limit) => call(limit !== undefined && writing.test(op) ? shortened(op, args, limit) : args)
   return new Promise((resolve) => resolve(intercept(described, proceed)))
 }
 
