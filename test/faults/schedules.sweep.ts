@@ -17,7 +17,7 @@ import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
 import type { SessionStore, StorageAdapter, UploadEngine, UploadSession } from '../../src/types.ts'
 import { engineClient } from '../support/engine.ts'
 import { survived } from '../support/fault-points.ts'
-import { bytes } from '../support/random.ts'
+import { bytes, seeded } from '../support/random.ts'
 import { filesBelow, makeFolder } from '../support/temp-folder.ts'
 
 const seed = Number(process.env.FC_SEED ?? Date.now() % 2 ** 31)
@@ -99,10 +99,13 @@ class Stage {
   readonly engines: readonly [UploadEngine, UploadEngine]
   readonly clients: readonly [ReturnType<typeof engineClient>, ReturnType<typeof engineClient>]
   readonly #sessions = new MemorySessionStore()
+  readonly #holds: number
   #ahead = 0
 
-  constructor(kind: StorageKind) {
+  /** @param holds seed of who is held when */
+  constructor(kind: StorageKind, holds: number) {
     this.kind = kind
+    this.#holds = holds
     this.memory = new MemoryStorageAdapter({
       multipart: kind === 'memory' ? false : { minPartSize: 100, partSize: 100 },
     })
@@ -170,7 +173,12 @@ class Stage {
 
   /** The calls at once, in the order of the schedule; then everything behind their backs comes to its end. */
   async run<Result>(scheduler: fc.Scheduler, calls: readonly (() => Promise<Result>)[]) {
-    gate.pass = (name) => scheduler.schedule(Promise.resolve(), name)
+    // Now and then somebody is held for so long that the others come to their ends.
+    const random = seeded(this.#holds)
+    gate.pass = async (name) => {
+      const turns = random.next() < 0.04 ? 40 : 1
+      for (let turn = 0; turn < turns; turn++) await scheduler.schedule(Promise.resolve(), name)
+    }
     try {
       return await scheduler.waitFor(Promise.allSettled(calls.map((call) => call())))
     } finally {
@@ -208,8 +216,8 @@ type Play = (stage: Stage, scheduler: fc.Scheduler) => Promise<void>
 
 function inEveryOrder(kind: StorageKind, name: string, play: Play, { row = 'C02', numRuns = runs } = {}) {
   it(`${name} on ${kind} (FC_SEED=${seed}) [${row}]`, async () => {
-    const property = fc.asyncProperty(fc.scheduler({ act }), async (scheduler) => {
-      const stage = new Stage(kind)
+    const property = fc.asyncProperty(fc.scheduler({ act }), fc.nat(), async (scheduler, holds) => {
+      const stage = new Stage(kind, holds)
       try {
         await play(stage, scheduler)
         await stage.requireNothingLeft()
