@@ -18,8 +18,8 @@ export const mutants: readonly Mutant[] = [
     name: 'a chunk is acknowledged before it is recorded',
     promise: 'R1',
     file: 'src/engine/session-updates.ts',
-    find: 'if (!(await this.#store.replace(stored, current.version).catch(asUnavailable))) {',
-    replace: 'if (!(await Promise.race([this.#store.replace(stored, current.version).catch(() => true), true]))) {',
+    find: 'if (!(await this.#store.replace(stored, current.version).catch(asUnavailable)))',
+    replace: 'if (!(await Promise.race([this.#store.replace(stored, current.version).catch(() => true), true])))',
     tests: ['test/engine/session-updates.test.ts'],
   },
   {
