@@ -59,7 +59,7 @@ const descriptors: Case = {
 
 const waiters: Case = {
   name: 'waiting',
-  title: '50 requests for an upload whose writer is silent cost less than 1 s of processor time, and are answered',
+  title: '50 requests for an upload whose writer is silent cost less than 0.4 s of processor time, and are answered',
   unless: ({ kind }) => (kind === 'multer' ? 'has no lock' : null),
   async run(subject) {
     const id = await subject.create(4 * piece, 'waiting.bin')
@@ -73,7 +73,8 @@ const waiters: Case = {
     const used = Number(await subject.ask('cpu')) - before
     open.cut()
     const unanswered = answers.filter(({ status }) => status === 0).length
-    if (used > 1) fail(`${used.toFixed(1)} s of processor time in ${seconds.toFixed(1)} s`)
+    // Without a spinning loop it is a tenth of a second, whatever else the machine does.
+    if (used > 0.4) fail(`${used.toFixed(1)} s of processor time in ${seconds.toFixed(1)} s`)
     if (unanswered > 0) fail(`${unanswered} of 50 get no answer`)
   },
 }
