@@ -181,6 +181,7 @@ export class Completion {
 
   async #finish(won: UploadSession, by: string, signal: AbortSignal, request: CompleteUpload): Promise<StoredObject> {
     const checksum = request.checksum ?? won.checksum
+    if (!won.object) await this.#lookAt(won, by, request)
     const stored = won.object ?? (await this.#storer.store(won, checksum, request.parts ?? [], signal))
     const end: Change = (current) => ({
       ...current,
@@ -198,6 +199,14 @@ export class Completion {
     await this.#cleanUp(completed)
     this.#parts.emit('completed', { session: completed, object })
     return object
+  }
+
+  /** The last moment to look at a file that is not published yet. */
+  async #lookAt(won: UploadSession, by: string, request: CompleteUpload): Promise<void> {
+    const reason = await this.#parts.firstBytes.refusalOf(won, request)
+    if (!reason) return
+    await this.#refuse(won, by, reason)
+    throw reason
   }
 
   /** An upload that was aborted meanwhile has nobody left who would remove its object. */

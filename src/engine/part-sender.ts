@@ -4,6 +4,7 @@ import type { MultipartStorage, PartBody, UploadSession } from '../types.ts'
 import { isSettled, settledRanges } from './chunk-map.ts'
 import { composedPieces } from './composer.ts'
 import type { EngineParts } from './engine-options.ts'
+import { mayLeave } from './first-bytes.ts'
 import { objectInfo, openMultipart } from './multipart-opening.ts'
 import { partRange, readyParts, usesParts } from './part-plan.ts'
 import { addToSpans, spansInclude } from './ranges.ts'
@@ -108,7 +109,8 @@ export class PartSender {
     const storage = this.#parts.options.storage.multipart
     const session = await this.#current(uploadId)
     if (!storage || !isAt(session, completing)) return session
-    const ready = readyParts(session, settledRanges(session))
+    const settled = readyParts(session, settledRanges(session))
+    const ready = settled.filter((partNumber) => mayLeave(this.#parts, session, partNumber))
     if (ready.length === 0) return session
     const opened = await this.#open(storage, session, signal)
     const queue = ready.values()
@@ -145,7 +147,7 @@ export class PartSender {
     try {
       const session = await this.#current(id)
       if (!isAt(session, completing) || spansInclude(session.sentParts, partNumber)) return
-      if (!isSettled(session, range)) return
+      if (!isSettled(session, range) || !mayLeave(this.#parts, session, partNumber)) return
       const size = range.end - range.start
       const body = session.sources
         ? staging.joinedBody(await composedPieces(this.#parts, session, range))

@@ -47,6 +47,7 @@ import { composedCreate, linkSources, refusePartial } from './composer.ts'
 import { Creation } from './creation.ts'
 import { DirectUploads } from './direct-uploads.ts'
 import type { EngineOptions, EngineParts } from './engine-options.ts'
+import { FirstBytes, refusedAlready } from './first-bytes.ts'
 import { PartSender } from './part-sender.ts'
 import { ResumeKeys } from './resume-keys.ts'
 import { SessionUpdates } from './session-updates.ts'
@@ -97,6 +98,10 @@ export class Engine implements UploadEngine {
       staging,
       claims: new Claims((uploadId) => staging.claimsOf(uploadId)),
       space: new TempSpace(staging, options.limits),
+      firstBytes: new FirstBytes(
+        () => this.#parts,
+        (id, reason) => this.#aborter.refuse(id, reason),
+      ),
       events: this.events,
       clock: options.clock,
       uptime: options.uptime,
@@ -141,36 +146,36 @@ export class Engine implements UploadEngine {
   }
 
   append(request: AppendBytes): Promise<Appended> {
-    request.body.on('error', () => {})
-    const stop = new AbortController()
-    return this.#track(async () => {
-      const unlink = [follow(request.signal, stop), follow(this.#cut.signal, stop)]
-      try {
-        const session = await this.#load(request, 'write')
-        requireOpen(session)
-        return await this.#appender.append(session, request, stop)
-      } finally {
-        for (const end of unlink) end()
-      }
+    return this.#receive(request, async (stop) => {
+      const session = await this.#load(request, 'write')
+      requireOpen(session)
+      return this.#appender.append(session, request, stop)
     })
   }
 
   writeChunk(request: WriteChunk): Promise<ChunkWritten> {
-    // A body that fails while we are still looking must not be an unhandled error.
-    request.body.on('error', () => {})
-    const stop = new AbortController()
-    return this.#track(() => this.#writeChunk(request, stop))
+    return this.#receive(request, (stop) => this.#writeChunk(request, stop))
   }
 
   matchesChunk(request: WriteChunk): Promise<boolean> {
+    return this.#receive(request, async (stop) => {
+      const session = await this.#load(request, 'write')
+      requireOpen(session)
+      return matchesChunk(this.#parts, session, request, stop.signal)
+    })
+  }
+
+  /** Whatever brings a body; `stop` ends it, and is aborted when the caller is gone or the engine is cut off. */
+  #receive<Result>(request: WriteChunk | AppendBytes, task: (stop: AbortController) => Promise<Result>) {
+    // A body that fails while we are still looking must not be an unhandled error.
     request.body.on('error', () => {})
     const stop = new AbortController()
     return this.#track(async () => {
       const unlink = [follow(request.signal, stop), follow(this.#cut.signal, stop)]
       try {
-        const session = await this.#load(request, 'write')
-        requireOpen(session)
-        return await matchesChunk(this.#parts, session, request, stop.signal)
+        return await task(stop)
+      } catch (error) {
+        throw await this.#parts.firstBytes.explain(error, request.uploadId)
       } finally {
         for (const end of unlink) end()
       }
@@ -295,19 +300,15 @@ export class Engine implements UploadEngine {
 
   async #writeChunk(request: WriteChunk, stop: AbortController): Promise<ChunkWritten> {
     if (request.checksum !== undefined) parseChecksum(request.checksum)
-    const unlink = [follow(request.signal, stop), follow(this.#cut.signal, stop)]
-    try {
-      const session = await this.#load(request, 'write')
-      requireActive(session)
-      await this.#sender.capacity(session, stop.signal)
-      const written = await this.#writer.write(session, request, stop)
-      const { size, duplicate } = written
-      this.#emit('chunk', { session: written.session, index: request.index, size, duplicate })
-      this.#moveOn(written.session)
-      return written
-    } finally {
-      for (const end of unlink) end()
-    }
+    const session = await this.#load(request, 'write')
+    requireActive(session)
+    await this.#sender.capacity(session, stop.signal)
+    const written = await this.#writer.write(session, request, stop)
+    const { size, duplicate } = written
+    const checked = await this.#parts.firstBytes.check(written.session, request)
+    this.#emit('chunk', { session: checked, index: request.index, size, duplicate })
+    this.#moveOn(checked)
+    return { ...written, session: checked }
   }
 
   /** After a chunk: settle what has found its place, send what has become whole. Neither keeps the client waiting. */
@@ -334,6 +335,7 @@ export class Engine implements UploadEngine {
     const isTheirs = request.proof?.(session) ?? (session.owner === null || session.owner === (request.owner ?? null))
     if (!isTheirs) throw new UploadNotFoundError()
     await authorize(this.#parts, action, session, request.context)
+    if (session.refusal && (action === 'write' || action === 'complete')) throw refusedAlready(session.refusal)
     return session
   }
 
