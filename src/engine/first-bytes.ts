@@ -196,7 +196,7 @@ function addPiece(pieces: FilePiece[], piece: FilePiece): void {
 }
 
 async function detect(bytes: Buffer) {
-  // Loaded when it is needed; an `import()` also in the CommonJS build, since the library is ESM only.
+  // Loaded when it is needed. It is ESM only, which CommonJS can load since Node 20.19.
   const { fileTypeFromBuffer, supportedMimeTypes } = await import('file-type')
   const isRecognizable = (mimeType: string) => (supportedMimeTypes as ReadonlySet<string>).has(mimeType)
   // It copes with bytes that end too early; bytes on which it fails are of no type that it knows.
