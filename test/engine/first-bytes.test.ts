@@ -1,5 +1,6 @@
 /** The first bytes are looked at once they are there, at the latest before anything is published, and never skipped. */
 import { createHash } from 'node:crypto'
+import { PassThrough } from 'node:stream'
 import { describe, expect, it } from 'vitest'
 import type { UploadEngineOptions } from '../../src/create-upload-engine.ts'
 import { ProcessingError } from '../../src/errors.ts'
@@ -125,7 +126,11 @@ describe('onFirstBytes', () => {
     const file = picture(60_000)
     const id = await create(file.length, png, 20_000)
     const sent: number[] = []
-    const multipart = watching(storage.multipart, sent)
+    let release = () => {}
+    const gate = new Promise<void>((resolve) => {
+      release = resolve
+    })
+    const multipart = watching(storage.multipart, sent, gate)
     Object.defineProperty(storage, 'multipart', { value: multipart })
     for (const [index, data] of [...cut(file, 20_000).entries()].reverse()) {
       // With a checksum it is stored before anybody looks.
@@ -134,18 +139,22 @@ describe('onFirstBytes', () => {
       if (index > 0) await written
       else await expect(written).rejects.toMatchObject({ code: 'FIRST_BYTES_HOOK_FAILED' })
     }
-    await expect.poll(() => [...sent].sort()).toEqual([2, 3])
+    // Only now the sender, busy with the last part, looks what else there is.
+    release()
+    await expect.poll(async () => (await client.get(id)).sentParts).toEqual([[2, 3]])
+    expect([...sent].sort()).toEqual([2, 3])
     isDown = false
     const { key } = await client.complete(id)
     expect([[...sent].sort(), storage.read(key)?.equals(file)]).toEqual([[1, 2, 3], true])
   })
 })
 
-/** Notes the numbers of the parts that are sent. */
-function watching(multipart: MemoryStorageAdapter['multipart'], sent: number[]): MemoryStorageAdapter['multipart'] {
+/** Notes the numbers of the parts that are sent, and sends none before `gate`. */
+function watching(multipart: MemoryStorageAdapter['multipart'], sent: number[], gate: Promise<void>) {
   if (!multipart) return multipart
-  const uploadPart: typeof multipart.uploadPart = (ref, partNumber, ...rest) => {
+  const uploadPart: typeof multipart.uploadPart = async (ref, partNumber, ...rest) => {
     sent.push(partNumber)
+    await gate
     return multipart.uploadPart(ref, partNumber, ...rest)
   }
   return new Proxy(multipart, {
@@ -260,6 +269,17 @@ describe('verifyMimeType', () => {
   it('must be true or false', () => {
     expect(() => engineOf({ verifyMimeType: 'yes' as never })).toThrow(/verifyMimeType must be true or false/)
   })
+
+  it('looks at appended bytes while the body is still coming in', async () => {
+    const { engine, create } = engineOf({ verifyMimeType: true })
+    const id = await create(2_000_000)
+    const body = new PassThrough({ highWaterMark: 1_000_000 })
+    // One batch, as it is written to the disk.
+    body.write(program(512 * 1024))
+    // And then nothing, for as long as the client likes.
+    await expect(engine.append({ uploadId: id, protocol, offset: 0, body })).rejects.toMatchObject({ status: 415 })
+    body.destroy()
+  }, 10_000)
 
   it('works for appended bytes of unknown length, at the end at the latest', async () => {
     const { engine, storage } = engineOf({ verifyMimeType: true })
