@@ -181,7 +181,12 @@ export class Completion {
 
   async #finish(won: UploadSession, by: string, signal: AbortSignal, request: CompleteUpload): Promise<StoredObject> {
     const checksum = request.checksum ?? won.checksum
-    if (!won.object) await this.#lookAt(won, by, request)
+    // The last moment to look at a file that is not published yet.
+    const refusal = won.object ? null : await this.#parts.firstBytes.refusalOf(won, request)
+    if (refusal) {
+      await this.#refuse(won, by, refusal)
+      throw refusal
+    }
     const stored = won.object ?? (await this.#storer.store(won, checksum, request.parts ?? [], signal))
     const end: Change = (current) => ({
       ...current,
@@ -199,14 +204,6 @@ export class Completion {
     await this.#cleanUp(completed)
     this.#parts.emit('completed', { session: completed, object })
     return object
-  }
-
-  /** The last moment to look at a file that is not published yet. */
-  async #lookAt(won: UploadSession, by: string, request: CompleteUpload): Promise<void> {
-    const reason = await this.#parts.firstBytes.refusalOf(won, request)
-    if (!reason) return
-    await this.#refuse(won, by, reason)
-    throw reason
   }
 
   /** An upload that was aborted meanwhile has nobody left who would remove its object. */

@@ -14,6 +14,7 @@ import {
   UploadNotFoundError,
 } from '../errors.ts'
 import type { UploadSession, WriteChunk } from '../types.ts'
+import type { Aborter } from './aborter.ts'
 import type { Sink } from './body.ts'
 import { findChunk, prefix } from './chunk-map.ts'
 import { composedPieces } from './composer.ts'
@@ -40,20 +41,15 @@ class Refused extends NexusUploaderError {
 /** The request that made us look, for the hook. */
 type Asked = { readonly context?: unknown }
 
-/** Discards an upload for good, with the reason in its record. */
-type Refuse = (uploadId: string, reason: NexusUploaderError) => Promise<void>
-
 export class FirstBytes {
   readonly #partsOf: () => EngineParts
-  readonly #refuse: Refuse
   readonly #running = new Map<string, Promise<UploadSession>>()
   /** What has passed while its chunk was still coming in, by the request that brings it. */
   readonly #passed = new WeakMap<object, Buffer>()
 
   /** It is one of the pieces that the others share, so it is made before they are all together. */
-  constructor(partsOf: () => EngineParts, refuse: Refuse) {
+  constructor(partsOf: () => EngineParts) {
     this.#partsOf = partsOf
-    this.#refuse = refuse
   }
 
   get #parts(): EngineParts {
@@ -97,9 +93,9 @@ export class FirstBytes {
   }
 
   /** Acts on a refusal, and tells of one that came from elsewhere in its own words. */
-  async explain(error: unknown, uploadId: string): Promise<unknown> {
+  async explain(error: unknown, uploadId: string, aborter: Aborter): Promise<unknown> {
     if (error instanceof Refused) {
-      await this.#refuse(uploadId, error.reason)
+      await aborter.refuse(uploadId, error.reason)
       return error.reason
     }
     const { code } = error as { code?: unknown }

@@ -98,10 +98,7 @@ export class Engine implements UploadEngine {
       staging,
       claims: new Claims((uploadId) => staging.claimsOf(uploadId)),
       space: new TempSpace(staging, options.limits),
-      firstBytes: new FirstBytes(
-        () => this.#parts,
-        (id, reason) => this.#aborter.refuse(id, reason),
-      ),
+      firstBytes: new FirstBytes(() => this.#parts),
       events: this.events,
       clock: options.clock,
       uptime: options.uptime,
@@ -175,7 +172,7 @@ export class Engine implements UploadEngine {
       try {
         return await task(stop)
       } catch (error) {
-        throw await this.#parts.firstBytes.explain(error, request.uploadId)
+        throw await this.#parts.firstBytes.explain(error, request.uploadId, this.#aborter)
       } finally {
         for (const end of unlink) end()
       }

@@ -28,6 +28,11 @@ beforeEach(() => {
 })
 afterAll(() => agent.destroy())
 
+/** Starts Node with a heap of so many MiB. */
+function heapOf(mebibytes: number): readonly string[] {
+  return ['env', `NODE_OPTIONS=--max-old-space-size=${mebibytes}`]
+}
+
 /** A chunk of `size` bytes (a multiple of 64 KiB), made of the same piece again and again. */
 async function sendChunk(url: string, id: string, index: number, size: number): Promise<number> {
   const target = `${url}/upload/chunk?uploadId=${id}&chunkIndex=${index}`
@@ -72,7 +77,7 @@ const read = (directory: string) => async (key: string) => readFileSync(join(dir
 
 it('one chunk of 64 MiB goes through a heap of 48 MiB, and memory does not grow with it [H01]', async () => {
   const config = { maxChunkSize: 64 * MiB }
-  const server = await startServer({ ...settings, config }, source, ['--max-old-space-size=48', '--expose-gc'])
+  const server = await startServer({ ...settings, config }, source, heapOf(48))
   const client = nativeClient(server.url)
   // The first requests load code and warm up.
   for (let n = 0; n < 3; n++) expect(await sendChunk(server.url, await client.start(4 * MiB), 0, 4 * MiB)).toBe(200)
@@ -92,7 +97,7 @@ it('one chunk of 64 MiB goes through a heap of 48 MiB, and memory does not grow 
 
 it('a hundred chunks of 8 MiB at a time go through a heap of 64 MiB [D07]', async () => {
   const config = { maxChunkSize: 8 * MiB }
-  const server = await startServer({ ...settings, config }, source, ['--max-old-space-size=64', '--expose-gc'])
+  const server = await startServer({ ...settings, config }, source, heapOf(64))
   const client = nativeClient(server.url)
   const before = resident(server.pid, 'VmRSS')
   const id = await client.start(800 * MiB, { chunkSize: 8 * MiB })
@@ -112,7 +117,7 @@ it('a hundred chunks of 8 MiB at a time go through a heap of 64 MiB [D07]', asyn
 
 it('many polls for progress leave the heap as it was [H04]', async () => {
   const polls = Number(process.env.POLLS ?? 10_000)
-  const server = await startServer(settings, source, ['--expose-gc'])
+  const server = await startServer(settings, source)
   const client = nativeClient(server.url)
   const id = await client.start(1_000_000, { chunkSize: 100_000 })
   for (const index of [0, 3, 5]) await client.chunk(id, index, bytes(100_000))
@@ -169,7 +174,7 @@ it('a start with 10 000 old uploads and 100 000 chunk files: listens at once, cl
   const config = { cleanupInterval: 6_000, maxSessions: 100_000 }
   const start = async (folders: object) => {
     const started = performance.now()
-    const server = await startServer({ ...folders, config }, source, ['--expose-gc'])
+    const server = await startServer({ ...folders, config }, source)
     return { server, listening: performance.now() - started }
   }
   // What this machine takes for it now.

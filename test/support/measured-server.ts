@@ -1,5 +1,7 @@
 /** The server of server-process.ts that also tells what it costs, breaks when asked to, and ends on SIGTERM as documented. */
 import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { server, uploads } from './server-process.ts'
 
 export interface Costs {
@@ -10,6 +12,8 @@ export interface Costs {
   readonly stall: number
 }
 
+setFlagsFromString('--expose-gc')
+const collect = runInNewContext('gc') as () => void
 const delay = monitorEventLoopDelay({ resolution: 1 })
 delay.enable()
 
@@ -21,7 +25,7 @@ process.on('message', (message) => {
   }
   if (message !== 'costs') return
   const stall = delay.max / 1e6
-  globalThis.gc?.()
+  collect()
   const { heapUsed, rss } = process.memoryUsage()
   process.send?.({ heap: heapUsed, rss, stall } satisfies Costs)
   // What this question took does not count.
