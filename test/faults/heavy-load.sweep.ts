@@ -183,7 +183,7 @@ it('a start with 10 000 old uploads and 100 000 chunk files: listens at once, cl
   const started = performance.now()
   const { server, listening } = await start(settings)
   measured('from start to listening, with nothing left behind', Math.round(empty.listening), 'ms')
-  measured('from start to listening, with 10 000 old uploads', Math.round(listening), 'ms')
+  measured(`from start to listening, with ${uploads} old uploads`, Math.round(listening), 'ms')
   expect(listening).toBeLessThan(Math.max(2_000, 2 * empty.listening))
   await server.ask('costs')
   await wait(3_000)
@@ -207,6 +207,6 @@ it('a start with 10 000 old uploads and 100 000 chunk files: listens at once, cl
   measured('longest stall of an idle event loop before', Math.round(idle), 'ms')
   // The goal is 50; a busy machine adds its own. To look at everything at once would take seconds.
   expect(stall).toBeLessThan(Math.max(1_000, 5 * idle))
-  survived('crash', 'start with 10 000 old uploads')
+  survived('crash', `start with ${uploads} old uploads`)
   await epilogue({ ...settings, ...server, read: read(settings.directory) })
 }, 900_000)
