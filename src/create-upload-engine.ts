@@ -62,6 +62,11 @@ export interface UploadEngineOptions {
    * all of that is there (S3 with Redis), else `disk`.
    */
   staging?: 'disk' | 'storage'
+  /**
+   * Whether a file is refused (415) whose first bytes are not of the media type that it is declared as. Default `false`.
+   * Types that are not recognised by their bytes (texts, say) pass; with `allowedMimeTypes` those must be declared as such.
+   */
+  verifyMimeType?: boolean
   /** What an acknowledged chunk survives. Default `process`: the kill of the server at any moment. */
   durability?: Durability
   /** Where session records live. Default: files in `tempDir`. */
@@ -96,6 +101,7 @@ export function createUploadEngine(options: UploadEngineOptions): UploadEngine {
     sessions,
     locker: options.locker ?? new MemoryLocker(),
     hooks: options.hooks ?? {},
+    verifyMimeType: flag('verifyMimeType', options.verifyMimeType),
     clock: options.clock ?? Date.now,
     uptime: options.uptime ?? options.clock ?? (() => performance.now()),
     limits: limitsOf(options),
@@ -128,6 +134,11 @@ function count(name: string, value: number | undefined, fallback: number): numbe
   const unlimited = checked === Number.POSITIVE_INFINITY && (name.startsWith('maxSessions') || name === 'maxTempBytes')
   if (unlimited || (Number.isSafeInteger(checked) && checked >= 1)) return checked
   throw wrong(name, value, 'a whole number from 1')
+}
+
+function flag(name: string, value: boolean | undefined): boolean {
+  if (value === undefined || typeof value === 'boolean') return value ?? false
+  throw wrong(name, value, 'true or false')
 }
 
 /** Timers take at most 2³¹ − 1 ms. */

@@ -76,10 +76,10 @@ export class BodyIncompleteError extends NexusUploaderError {
   }
 }
 
-/** 415: the file's media type is not accepted. */
+/** 415: the file's media type is not accepted, or its bytes are of another type than it is declared as. */
 export class InvalidFileTypeError extends NexusUploaderError {
-  constructor(mimeType: string, allowed: readonly string[] = [], options?: ErrorDetails) {
-    super('INVALID_FILE_TYPE', 415, `Files of type ${mimeType} are not accepted.`, {
+  constructor(mimeType: string, allowed: readonly string[] = [], options?: ErrorDetails & { message?: string }) {
+    super('INVALID_FILE_TYPE', 415, options?.message ?? `Files of type ${mimeType} are not accepted.`, {
       ...options,
       details: { allowed, ...options?.details },
     })

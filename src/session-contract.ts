@@ -96,7 +96,11 @@ export interface UploadSession extends StoredRecord {
   readonly finals?: readonly string[]
   /** What the protocol that made it wants back (`Upload-Metadata` as it was sent, say). */
   readonly wire?: Readonly<Record<string, string>>
-  /** Why the application refused the file after it had arrived. */
+  /** How often a chunk was replaced that had some of the first bytes of the file. */
+  readonly beginnings?: number
+  /** The value of `beginnings` (0 when absent) when the first bytes were looked at and accepted. */
+  readonly accepted?: number
+  /** Why the application refused the file after it, or its beginning, had arrived. */
   readonly refusal?: { readonly code: string; readonly status: number; readonly message: string }
   readonly createdAt: number
   readonly updatedAt: number

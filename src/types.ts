@@ -43,10 +43,24 @@ export interface UploadHooks {
   /** Before a session exists: rename, choose the key, refuse. */
   onCreate?(draft: UploadDraft, context: unknown): void | Promise<void>
   /**
+   * When the beginning of the file is there, and before the rest is sent where the client sends it in pieces; at the
+   * latest before the object is made. What it throws refuses the file for good if no retry mends it (a 4xx of this
+   * library); anything else is a 503, and it is asked again. At least once. Not for the bytes of `direct` uploads.
+   */
+  onFirstBytes?(session: UploadSession, first: FirstBytes, context: unknown): void | Promise<void>
+  /**
    * After the object is in the storage and before the client hears of it. At least once: a crash or a throw
    * here repeats it with the same `session.id`.
    */
   onComplete?(session: UploadSession, object: StoredObject, context: unknown): void | Promise<void>
+}
+
+/** How a file begins. */
+export interface FirstBytes {
+  /** 4100 bytes, or all of a file that has less. */
+  readonly bytes: Uint8Array
+  /** The media type that they show (`image/png`); `null` when it is not one that is recognised by its bytes, as texts are not. */
+  readonly detected: string | null
 }
 
 /**

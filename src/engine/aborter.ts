@@ -1,5 +1,5 @@
 /** Discards uploads that nobody wants any more. */
-import { UploadClosedError, UploadLockedError, UploadNotFoundError } from '../errors.ts'
+import { type NexusUploaderError, UploadClosedError, UploadLockedError, UploadNotFoundError } from '../errors.ts'
 import type { AbortUpload, UploadSession } from '../types.ts'
 import type { EngineParts } from './engine-options.ts'
 import { isLeased } from './lease.ts'
@@ -49,6 +49,30 @@ export class Aborter {
     await this.#sender.idle(session.id)
     if (session.state !== 'completed' || completed === 'remove') await this.#clean(aborted)
     if (session.state !== 'aborted') this.#parts.emit('aborted', { session: aborted })
+  }
+
+  /** For good, and with the reason, which is told to whoever comes back. A completion under way looks for itself. */
+  async refuse(uploadId: string, { code, status, message }: NexusUploaderError): Promise<void> {
+    const now = this.#parts.clock()
+    const expiresAt = now + this.#parts.options.completedTtl
+    let isOurs = false
+    const refused = await this.#parts.sessions.update(uploadId, (current) => {
+      isOurs = current.state === 'active' && current.object === null
+      if (!isOurs) return current
+      return {
+        ...current,
+        state: 'aborted',
+        open: false,
+        refusal: { code, status, message },
+        updatedAt: now,
+        expiresAt,
+      }
+    })
+    if (!refused || !isOurs) return
+    await this.#parts.claims.requestYield(uploadId)
+    await this.#sender.idle(uploadId)
+    await this.#clean(refused)
+    this.#parts.emit('aborted', { session: refused })
   }
 
   async #clean(session: UploadSession): Promise<void> {

@@ -31,9 +31,10 @@ export class ChunkIntake {
     const isShared = session.staged === 'storage'
     const written = await (isShared ? this.#shared : this.#disk).write(session, request, stop)
     const { size, duplicate } = written
-    this.#parts.emit('chunk', { session: written.session, index: request.index, size, duplicate })
-    if (!isShared) this.#moveOn(written.session)
-    return written
+    const checked = await this.#parts.firstBytes.check(written.session, request)
+    this.#parts.emit('chunk', { session: checked, index: request.index, size, duplicate })
+    if (!isShared) this.#moveOn(checked)
+    return { ...written, session: checked }
   }
 
   /** Settle what has found its place, send what has become whole. Neither keeps the client waiting. */

@@ -9,6 +9,7 @@ import { addChunk, type ChunkPlan, checkSize, otherSize, planChunk, planSizedChu
 import type { Claim } from './claims.ts'
 import { refuseDirect } from './direct-uploads.ts'
 import type { EngineParts } from './engine-options.ts'
+import { withoutChunk } from './first-bytes.ts'
 import { holdsBytes, isSent, keepsSums } from './part-plan.ts'
 import type { Change } from './session-updates.ts'
 import { Spill } from './spill.ts'
@@ -160,7 +161,7 @@ export class ChunkWriter {
   async #receive(writing: Writing, sink: Sink, crc = false): Promise<ReceivedBody> {
     const { request, plan, signal, session } = writing
     const { limits, storage } = this.#parts.options
-    const body = await receiveBody(request.body, sink, {
+    const body = await receiveBody(request.body, this.#parts.firstBytes.tap(session, request, sink), {
       maxSize: plan.maxSize,
       tooLarge: plan.tooLarge,
       idleTimeout: limits.bodyIdleTimeout,
@@ -216,7 +217,8 @@ export class ChunkWriter {
       replaced = findChunk(current.chunks, index)
       if (replaced && isFixed(current, replaced)) throw chunkConflict()
       if (replaced && place.loose === 1) throw generationTaken
-      const changed = { ...touch(current, this.#parts), verified: undefined }
+      const touched = { ...touch(current, this.#parts), verified: undefined }
+      const changed = replaced ? withoutChunk(touched, trueOffset(current, index)) : touched
       return addChunk(changed, { index, size: body.size, ...place }, limits)
     }
     const stored = await this.#parts.sessions.update(session.id, change).catch(async (error) => {

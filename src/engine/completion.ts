@@ -8,15 +8,13 @@ import {
   isNexusUploaderError,
   type NexusUploaderError,
   ProcessingError,
-  UploadClosedError,
-  UploadIncompleteError,
   UploadLockedError,
   UploadNotFoundError,
 } from '../errors.ts'
 import type { CompleteUpload, StoredObject, UploadSession } from '../types.ts'
 import { requireOpen } from './authorization.ts'
 import { parseChecksum } from './body.ts'
-import { countChunks, receivedBytes, receivedIndexes } from './chunk-map.ts'
+import { receivedBytes } from './chunk-map.ts'
 import { keepSources, totalOf, wholeSources } from './composer.ts'
 import type { DirectUploads } from './direct-uploads.ts'
 import type { EngineParts } from './engine-options.ts'
@@ -25,10 +23,10 @@ import { ObjectStorer } from './object-storer.ts'
 import type { PartSender } from './part-sender.ts'
 import type { Pieces } from './pieces.ts'
 import { dropToken, isDead, takeToken } from './processes.ts'
-import { gapsBelow } from './ranges.ts'
 import type { Change } from './session-updates.ts'
 import type { Settler } from './settler.ts'
 import { withDeadline } from './waiting.ts'
+import { requireWhole } from './wholeness.ts'
 
 const renewEvery = 10_000
 const pollEvery = 100
@@ -191,6 +189,12 @@ export class Completion {
 
   async #finish(won: UploadSession, by: string, signal: AbortSignal, request: CompleteUpload): Promise<StoredObject> {
     const checksum = request.checksum ?? won.checksum
+    // The last moment to look at a file that is not published yet.
+    const refusal = won.object ? null : await this.#parts.firstBytes.refusalOf(won, request)
+    if (refusal) {
+      await this.#refuse(won, by, refusal)
+      throw refusal
+    }
     const stored = won.object ?? (await this.#storer.store(won, checksum, request.parts ?? [], signal))
     const end: Change = (current) => ({
       ...current,
@@ -311,40 +315,4 @@ function hookFailed(cause: unknown): ProcessingError {
 /** 4xx that no retry mends: the application looked at the file and refused it. */
 function isVerdict(error: NexusUploaderError): boolean {
   return error.status < 500 && !error.retryable
-}
-
-/** @throws UploadIncompleteError unless the chunks are 0..n−1 and their sizes add up */
-export function requireWhole(session: UploadSession): void {
-  const total = session.totalSize ?? 0
-  const received = receivedBytes(session.chunks)
-  const indexes = receivedIndexes(session.chunks)
-  const count = countChunks(session.chunks)
-  const gaps = gapsBelow(indexes, (indexes.at(-1)?.[1] ?? -1) + 1)
-  if (received === total && gaps.length === 0) {
-    if (session.chunkSize === null || isRegular(session, session.chunkSize)) return
-    throw new UploadClosedError('The chunks do not have the declared chunk size.', { code: 'SIZE_MISMATCH' })
-  }
-  if (received > total) {
-    throw new UploadClosedError('The chunks have more bytes than the file. Abort this upload and start a new one.', {
-      code: 'SIZE_MISMATCH',
-      details: { receivedBytes: received, totalSize: total },
-    })
-  }
-  const missing = [...gaps]
-  const size = session.chunkSize ?? session.stride
-  const next = (indexes.at(-1)?.[1] ?? -1) + 1
-  const expected = size ? Math.max(next, Math.ceil(total / size)) : next
-  if (size && expected > next && received + gapBytes(gaps, size) < total) missing.push([next, expected - 1])
-  const text = `${count} chunks with ${received} of ${total} bytes have arrived. Send what is missing, then complete again.`
-  throw new UploadIncompleteError(missing, text, { details: { receivedBytes: received, totalSize: total } })
-}
-
-function gapBytes(gaps: readonly (readonly [number, number])[], size: number): number {
-  return gaps.reduce((sum, [first, last]) => sum + (last - first + 1) * size, 0)
-}
-
-/** Whether every chunk but the last has the declared size, so that each lies right behind the one before it. */
-function isRegular(session: UploadSession, chunkSize: number): boolean {
-  const last = session.chunks.at(-1)
-  return session.chunks.every((run) => run.size === chunkSize || (run === last && run.count === 1))
 }

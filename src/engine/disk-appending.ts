@@ -103,7 +103,7 @@ export class DiskAppending implements AppendReceiver {
     if (staged) return
     const open = run.written - receivedBytes(run.session.chunks)
     const due = open >= Math.min(recordEvery, run.session.partSize) || performance.now() - run.recordedAt >= recordAfter
-    if (!due) return
+    if (!due && !this.#parts.firstBytes.isDue(run.session, run.written)) return
     await this.#record(run)
     run.request.onProgress?.(run.written)
     // A storage that is slower than the client slows the client.
@@ -138,9 +138,10 @@ export class DiskAppending implements AppendReceiver {
     if (!stored) throw new UploadNotFoundError()
     run.session = stored
     Object.assign(run, now())
+    run.session = await this.#parts.firstBytes.check(stored, run.request)
     if (stored.finals) await keepFinals(this.#parts, stored)
     this.#parts.emit('appended', { session: stored, offset: before, size: run.written - before })
-    this.#sender.poke(stored)
+    this.#sender.poke(run.session)
   }
 
   async #verify(run: Run, expected: string | undefined): Promise<void> {

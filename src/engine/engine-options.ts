@@ -2,6 +2,7 @@
 import type { EventEmitter } from 'node:events'
 import type { Locker, SessionStore, StorageAdapter, UploadEvents, UploadHooks, UploadLimits } from '../types.ts'
 import type { Claims } from './claims.ts'
+import type { FirstBytes } from './first-bytes.ts'
 import type { SessionUpdates } from './session-updates.ts'
 import type { Staging } from './staging.ts'
 import type { TempSpace } from './temp-space.ts'
@@ -13,6 +14,8 @@ export interface EngineOptions {
   readonly tempDir: string
   readonly limits: UploadLimits
   readonly hooks: UploadHooks
+  /** Whether the first bytes of a file must be able to be of its media type. */
+  readonly verifyMimeType: boolean
   /** How often the sweeper runs, ms. */
   readonly cleanupInterval: number
   /** Longest idle time of an upload, ms. */
@@ -36,6 +39,7 @@ export interface EngineParts {
   readonly staging: Staging
   readonly claims: Claims
   readonly space: TempSpace
+  readonly firstBytes: FirstBytes
   readonly events: EventEmitter<UploadEvents>
   /** Milliseconds since the epoch. */
   readonly clock: () => number

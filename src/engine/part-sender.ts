@@ -3,6 +3,7 @@ import { UploadExpiredError, UploadNotFoundError } from '../errors.ts'
 import type { MultipartStorage, PartBody, UploadSession } from '../types.ts'
 import { settledRanges } from './chunk-map.ts'
 import type { EngineParts } from './engine-options.ts'
+import { mayLeave } from './first-bytes.ts'
 import type { MultipartOpening } from './multipart-opening.ts'
 import { readyParts, usesParts } from './part-plan.ts'
 import { DiskParts, type PartSource, StoredParts, takesParts } from './part-sources.ts'
@@ -153,7 +154,8 @@ export class PartSender {
     if (!storage || !takesParts(session, completing)) return session
     const whole = readyParts(session, settledRanges(session))
     const state = this.#sending.get(uploadId)
-    const ready = completing ? whole : whole.filter((part) => state && isOwn(session, state, part))
+    const isTurn = (part: number) => completing || (state !== undefined && isOwn(session, state, part))
+    const ready = whole.filter((part) => isTurn(part) && mayLeave(this.#parts, session, part))
     if (ready.length === 0) return session
     const opened = await this.#opening.open(session)
     const queue = ready.values()

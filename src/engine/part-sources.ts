@@ -4,6 +4,7 @@ import type { PartBody, UploadSession } from '../types.ts'
 import { isSettled } from './chunk-map.ts'
 import { composedPieces } from './composer.ts'
 import type { EngineParts } from './engine-options.ts'
+import { mayLeave } from './first-bytes.ts'
 import { partRange } from './part-plan.ts'
 import { holdsPart, piecesIn, withParts } from './piece-map.ts'
 import type { Pieces } from './pieces.ts'
@@ -43,7 +44,8 @@ export class DiskParts implements PartSource {
     if (!claim) return null
     try {
       const session = await current(this.#parts, id)
-      if (isDone(session, partNumber, completing) || !isSettled(session, range)) throw nothingToDo
+      const isHeld = !isSettled(session, range) || !mayLeave(this.#parts, session, partNumber)
+      if (isHeld || isDone(session, partNumber, completing)) throw nothingToDo
       const size = range.end - range.start
       const body = session.sources
         ? staging.joinedBody(await composedPieces(this.#parts, session, range))
@@ -93,7 +95,7 @@ export class StoredParts implements PartSource {
     const { staging, space } = this.#parts
     const session = await current(this.#parts, id)
     const range = partRange(session, partNumber)
-    if (isDone(session, partNumber, completing)) return null
+    if (isDone(session, partNumber, completing) || !mayLeave(this.#parts, session, partNumber)) return null
     const refs = await this.#pieces.find(session, range)
     const free = await space.reserve(range.end - range.start)
     let path: string | null = null

@@ -67,6 +67,14 @@ export class Pieces {
     }
   }
 
+  /** A few bytes, in memory. */
+  async bytes(session: UploadSession, range: ByteRange): Promise<Buffer> {
+    const buffers: Buffer[] = []
+    const refs = await this.find(session, range)
+    for await (const data of this.read(refs, this.#parts.closing)) buffers.push(data)
+    return Buffer.concat(buffers)
+  }
+
   stream(refs: readonly PieceRef[], signal: AbortSignal): Readable {
     return Readable.from(this.read(refs, signal), { objectMode: false })
   }

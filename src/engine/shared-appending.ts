@@ -4,13 +4,14 @@
  * becomes a piece. Then it is recorded, and counts. The next bytes come in while one part is on its way.
  */
 import { StorageUnavailableError, UploadLockedError, UploadNotFoundError } from '../errors.ts'
-import type { AppendBytes, Appended, ChunkRun, UploadSession } from '../types.ts'
+import type { AppendBytes, Appended, ChunkRun, PartBody, UploadSession } from '../types.ts'
 import type { AppendReceiver, AppendRoom } from './appender.ts'
 import { parseChecksum, RunningChecksum, receiveBody } from './body.ts'
 import { countChunks, receivedBytes } from './chunk-map.ts'
 import { requireActive, touch } from './chunk-writer.ts'
 import { keepFinals } from './composer.ts'
 import type { EngineParts } from './engine-options.ts'
+import { accepted } from './first-bytes.ts'
 import type { MultipartOpening } from './multipart-opening.ts'
 import { partNumberAt, partRange } from './part-plan.ts'
 import type { PartSender } from './part-sender.ts'
@@ -202,8 +203,11 @@ export class SharedAppending implements AppendReceiver {
     const { session } = run
     const isEnd = slice.to % session.partSize === 0 || slice.to === session.totalSize
     const { multipart } = this.#parts.options.storage
-    if (isEnd && sendsParts(multipart, session)) await this.#storePart(run, slice)
+    const start = Math.floor(slice.from / session.partSize) * session.partSize
+    const isPart = isEnd && sendsParts(multipart, session)
+    if (isPart && this.#parts.firstBytes.canLeave(session, start, slice.to - start)) await this.#storePart(run, slice)
     else await this.#storePiece(run, slice)
+    run.session = await this.#parts.firstBytes.check(run.session, run.request)
     const { session: stored, request } = run
     if (stored.finals) await keepFinals(this.#parts, stored)
     this.#parts.emit('appended', { session: stored, offset: slice.from, size: slice.to - slice.from })
@@ -211,34 +215,32 @@ export class SharedAppending implements AppendReceiver {
   }
 
   async #storePart(run: Run, slice: Slice): Promise<void> {
-    const { staging } = this.#parts
     const opened = await this.#opening.open(run.session)
     const partNumber = partNumberAt(opened, slice.from)
     const start = partRange(opened, partNumber).start
     const size = slice.to - start
-    if (start === slice.from) await this.#sender.send(opened, partNumber, fileBody(slice.path, slice.position, size))
-    else {
-      const file = await staging.openTemporary(null)
-      try {
-        const refs = await this.#pieces.find(run.session, { start, end: slice.from })
-        const lead = await this.#pieces.gather(refs, file, this.#parts.closing)
-        await staging.copy(slice.path, slice.position, slice.to - slice.from, file, lead)
-        await file.close()
-        await this.#sender.send(opened, partNumber, fileBody(file.path, 0, size))
-      } finally {
-        await file.close()
-        await staging.discard(file.path)
-      }
-    }
+    const joined = start === slice.from ? null : await this.#joinPieces(run.session, start, slice)
+    const body = joined ? fileBody(joined, 0, size) : fileBody(slice.path, slice.position, size)
+    const isLookedAt = await this.#sendPart(opened, partNumber, body, run).finally(
+      () => joined && this.#parts.staging.discard(joined),
+    )
     let freed: readonly number[] = []
     await this.#record(run, slice, 0, (next) => {
       if (next.multipartId !== opened.multipartId) throw new StorageUnavailableError()
-      const counted = withParts(next, [partNumber])
+      const counted = withParts(isLookedAt ? accepted(next) : next, [partNumber])
       freed = counted.freed
       return counted.session
     })
     this.#pieces.discard(run.session.id, freed)
     this.#parts.emit('part', { session: run.session, partNumber, size })
+  }
+
+  /** Returns whether its beginning was looked at, so that the record has to say so. */
+  async #sendPart(opened: UploadSession, partNumber: number, body: PartBody, { request }: Run): Promise<boolean> {
+    const { start } = partRange(opened, partNumber)
+    const isLookedAt = await this.#parts.firstBytes.admit(opened, start, body, request)
+    await this.#sender.send(opened, partNumber, body)
+    return isLookedAt
   }
 
   async #storePiece(run: Run, slice: Slice): Promise<void> {

@@ -10,6 +10,7 @@ import { type Chunk, findChunk, trueOffset } from './chunk-map.ts'
 import { addChunk, type ChunkPlan, checkSize, otherSize, planSizedChunk } from './chunk-plan.ts'
 import { chunkConflict, requireActive, touch, writtenOf } from './chunk-writer.ts'
 import type { EngineParts } from './engine-options.ts'
+import { accepted } from './first-bytes.ts'
 import { sumOf } from './known-sums.ts'
 import type { MultipartOpening } from './multipart-opening.ts'
 import { partRange } from './part-plan.ts'
@@ -52,7 +53,7 @@ export class SharedWriter {
     }
     const release = await this.#parts.space.reserve(request.size ?? plan.maxSize)
     try {
-      return await this.#store(writing)
+      return await this.#store(session, writing)
     } catch (error) {
       throw await this.#explain(error, session.id)
     } finally {
@@ -60,19 +61,20 @@ export class SharedWriter {
     }
   }
 
-  async #store(writing: Writing): Promise<ChunkWritten> {
-    const { staging, options } = this.#parts
+  async #store(seen: UploadSession, writing: Writing): Promise<ChunkWritten> {
+    const { staging, options, firstBytes } = this.#parts
     const { uploadId, index } = writing.request
     const file = await staging.openTemporary(null)
     try {
-      const body = await this.#receive(writing, (buffers, position) => file.write(buffers, position))
+      const write: Sink = (buffers, position) => file.write(buffers, position)
+      const body = await this.#receive(writing, firstBytes.tap(seen, writing.request, write))
       await file.close()
       const session = await this.#active(uploadId)
       checkSize(session, index, body.size, options.limits)
       const existing = findChunk(session.chunks, index)
       if (existing) return await this.#compare(session, existing, body)
       const parts = directParts(options.storage.multipart, session, { index, size: body.size })
-      return parts.length > 0
+      return parts.length > 0 && firstBytes.canLeave(session, trueOffset(session, index) ?? 0, body.size)
         ? await this.#sendParts(session, writing, file.path, body, parts)
         : await this.#putPiece(session, writing, file.path, body)
     } finally {
@@ -113,6 +115,8 @@ export class SharedWriter {
     parts: readonly number[],
   ): Promise<ChunkWritten> {
     const start = trueOffset(session, writing.request.index)
+    const chunkBody = fileBody(path, 0, body.size)
+    const isLookedAt = await this.#parts.firstBytes.admit(session, start ?? 0, chunkBody, writing.request)
     const opened = await this.#opening.open(session)
     for (const part of parts) {
       const range = partRange(session, part)
@@ -126,7 +130,8 @@ export class SharedWriter {
           current.multipartId === opened.multipartId && trueOffset(current, writing.request.index) === start
         if (!isSame) throw new StorageUnavailableError()
         const chunk = { index: writing.request.index, size: body.size, offset: start, loose: 0 }
-        return withParts(placed(addChunk(current, chunk, this.#parts.options.limits)), parts).session
+        const added = addChunk(isLookedAt ? accepted(current) : current, chunk, this.#parts.options.limits)
+        return withParts(placed(added), parts).session
       })
       for (const part of parts) {
         const { start: from, end } = partRange(stored, part)

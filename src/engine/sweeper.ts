@@ -133,7 +133,8 @@ export class Sweeper {
   /** `due` is when a record must have expired by. */
   async #sweepRecord(id: string, due: number, counts: Counts): Promise<void> {
     const record = await this.#store.get(id)
-    if (!record || record.expiresAt > due) return
+    // Of a newer release: whoever wrote it will know when it may go.
+    if (record?.format !== 1 || record.expiresAt > due) return
     if (record.kind === 'resume') {
       await this.#keys.sweep(record)
       return
@@ -200,7 +201,7 @@ export class Sweeper {
 
   async #sweepFolder(uploadId: string, age: number, counts: Counts): Promise<void> {
     const record = await this.#store.get(uploadId)
-    const ended = record?.kind === 'upload' && record.state === 'completed'
+    const ended = record?.kind === 'upload' && record.format === 1 && record.state === 'completed'
     if (record && !ended) return
     if (!ended && age < Math.max(orphanAge, this.#parts.options.sessionTtl)) return
     if (await this.#parts.claims.isBusy(uploadId)) return

@@ -43,6 +43,7 @@ import { Creation } from './creation.ts'
 import { DirectUploads } from './direct-uploads.ts'
 import { DiskAppending } from './disk-appending.ts'
 import type { EngineOptions, EngineParts } from './engine-options.ts'
+import { FirstBytes, refusedAlready } from './first-bytes.ts'
 import { sumsOf } from './known-sums.ts'
 import { MultipartOpening } from './multipart-opening.ts'
 import { PartSender } from './part-sender.ts'
@@ -98,6 +99,10 @@ export class Engine implements UploadEngine {
       staging,
       claims: new Claims((uploadId) => staging.claimsOf(uploadId)),
       space: new TempSpace(staging, options.limits),
+      firstBytes: new FirstBytes(
+        () => this.#parts,
+        (session, range) => this.#pieces.bytes(session, range),
+      ),
       events: this.events,
       clock: options.clock,
       uptime: options.uptime,
@@ -150,36 +155,36 @@ export class Engine implements UploadEngine {
   }
 
   append(request: AppendBytes): Promise<Appended> {
-    request.body.on('error', () => {})
-    const stop = new AbortController()
-    return this.#track(async () => {
-      const unlink = [follow(request.signal, stop), follow(this.#cut.signal, stop)]
-      try {
-        const session = await this.#load(request, 'write')
-        requireOpen(session)
-        return await this.#appender.append(session, request, stop)
-      } finally {
-        for (const end of unlink) end()
-      }
+    return this.#receive(request, async (stop) => {
+      const session = await this.#load(request, 'write')
+      requireOpen(session)
+      return this.#appender.append(session, request, stop)
     })
   }
 
   writeChunk(request: WriteChunk): Promise<ChunkWritten> {
-    // A body that fails while we are still looking must not be an unhandled error.
-    request.body.on('error', () => {})
-    const stop = new AbortController()
-    return this.#track(() => this.#writeChunk(request, stop))
+    return this.#receive(request, (stop) => this.#writeChunk(request, stop))
   }
 
   matchesChunk(request: WriteChunk): Promise<boolean> {
+    return this.#receive(request, async (stop) => {
+      const session = await this.#load(request, 'write')
+      requireOpen(session)
+      return matchesChunk(this.#parts, session, request, stop.signal)
+    })
+  }
+
+  /** Whatever brings a body; `stop` ends it, and is aborted when the caller is gone or the engine is cut off. */
+  #receive<Result>(request: WriteChunk | AppendBytes, task: (stop: AbortController) => Promise<Result>) {
+    // A body that fails while we are still looking must not be an unhandled error.
     request.body.on('error', () => {})
     const stop = new AbortController()
     return this.#track(async () => {
       const unlink = [follow(request.signal, stop), follow(this.#cut.signal, stop)]
       try {
-        const session = await this.#load(request, 'write')
-        requireOpen(session)
-        return await matchesChunk(this.#parts, session, request, stop.signal)
+        return await task(stop)
+      } catch (error) {
+        throw await this.#parts.firstBytes.explain(error, request.uploadId, this.#aborter)
       } finally {
         for (const end of unlink) end()
       }
@@ -305,14 +310,9 @@ export class Engine implements UploadEngine {
 
   async #writeChunk(request: WriteChunk, stop: AbortController): Promise<ChunkWritten> {
     if (request.checksum !== undefined) parseChecksum(request.checksum)
-    const unlink = [follow(request.signal, stop), follow(this.#cut.signal, stop)]
-    try {
-      const session = await this.#load(request, 'write')
-      requireActive(session)
-      return await this.#intake.write(session, request, stop)
-    } finally {
-      for (const end of unlink) end()
-    }
+    const session = await this.#load(request, 'write')
+    requireActive(session)
+    return this.#intake.write(session, request, stop)
   }
 
   /** Unknown, of another protocol, of another owner, hidden by `authorize`: one answer for all. */
@@ -323,6 +323,7 @@ export class Engine implements UploadEngine {
     const isTheirs = request.proof?.(session) ?? (session.owner === null || session.owner === (request.owner ?? null))
     if (!isTheirs) throw new UploadNotFoundError()
     await authorize(this.#parts, action, session, request.context)
+    if (session.refusal && (action === 'write' || action === 'complete')) throw refusedAlready(session.refusal)
     return session
   }
 

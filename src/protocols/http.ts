@@ -36,6 +36,8 @@ const jsonTimeout = 30_000
 const drainAllowance = 64 * 1024
 const drainTimeout = 5_000
 const lingerTimeout = 2_000
+/** Of a server that is shutting down, instead of both: its time is up, and who is silent must not keep it. */
+const closingTimeout = 300
 
 /**
  * Aborted when the client has gone before the answer was complete. Call it before the first `await`: from then on no
@@ -218,8 +220,9 @@ export function bodyTooLarge(maxBytes: number): NexusUploaderError {
 /**
  * Brings a refused request to an end at which an answer arrives: a client that is still sending does not look. Reads
  * what is left when that is little; `false` when it is not, or does not come.
+ * @param code of the error that the answer is about
  */
-export async function drain(request: IncomingMessage, maxBytes: number): Promise<boolean> {
+export async function drain(request: IncomingMessage, maxBytes: number, code: string): Promise<boolean> {
   if (request.complete && request.readableEnded) return true
   if (request.destroyed) return request.complete
   const announced = contentLength(request)
@@ -237,18 +240,23 @@ export async function drain(request: IncomingMessage, maxBytes: number): Promise
     }
     const onEnd = () => finish(true)
     const onClose = () => finish(request.complete)
-    const timer = setTimeout(() => finish(false), drainTimeout).unref()
+    const timer = setTimeout(() => finish(false), isClosing(code) ? closingTimeout : drainTimeout).unref()
     request.unpipe()
     request.on('data', onData).on('end', onEnd).on('close', onClose)
     request.resume()
   })
 }
 
+function isClosing(code: string): boolean {
+  return code === 'CLOSING'
+}
+
 /**
  * Prepares an answer while the body is still coming: reading stops, the client gets the answer and some time to see it,
  * then the socket goes. Call it before the answer is written.
+ * @param code of the error that the answer is about, if it is one
  */
-export function closeAfterAnswer(request: IncomingMessage, response: ServerResponse): void {
+export function closeAfterAnswer(request: IncomingMessage, response: ServerResponse, code = ''): void {
   request.unpipe()
   request.pause()
   const { socket } = request
@@ -256,14 +264,15 @@ export function closeAfterAnswer(request: IncomingMessage, response: ServerRespo
   // Node would destroy the socket as soon as the answer is written; with unread data in it that is a reset, which
   // can overtake the answer. Ending it lets the client read first.
   socket.destroySoon = () => socket.end()
+  const linger = isClosing(code) ? closingTimeout : lingerTimeout
   response.once('finish', () => {
     // Node has just begun to read and throw away whatever still comes of a body that nobody had asked for, as fast as it comes.
     setImmediate(() => socket.pause())
-    setTimeout(() => socket.destroy(), lingerTimeout).unref()
+    setTimeout(() => socket.destroy(), linger).unref()
   })
 }
 
 export function sendErrorAndClose(request: IncomingMessage, response: ServerResponse, error: NexusUploaderError): void {
-  closeAfterAnswer(request, response)
+  closeAfterAnswer(request, response, error.code)
   sendError(response, error)
 }

@@ -10,7 +10,7 @@
  */
 import { crc32 } from 'node:zlib'
 import type { ChunkRun, SessionRecord } from '../types.ts'
-import { freezeDeep, newerState, parseFrozen } from './session-record.ts'
+import { freezeDeep, hasFormat, newerState, parseFrozen } from './session-record.ts'
 
 /** How the fields are laid out. A newer one is refused, never touched. */
 const layout = 1
@@ -165,7 +165,7 @@ export function readRecord(id: string, fields: ReadonlyMap<string, string>): Sto
   runs.sort((a, b) => a.index - b.index)
   const record = join(head, tail, runs)
   if (record.id !== id || String(record.version) !== fields.get('v')) throw new RecordDamage('another record')
-  if (record.format > 1) throw newerState(new Error(`The record has format ${record.format}.`))
+  if (!hasFormat(record)) throw new RecordDamage('a format that never was')
   const writer = fields.get('w')?.split(' ')[0] ?? ''
   return { record, head, tail, runs, sum: sum >>> 0, writer, length, exact: exact && writer !== '' }
 }

@@ -28,13 +28,19 @@ export function parseRecord(
   { json, version }: { readonly json: string; readonly version: number | null },
 ): SessionRecord {
   const record = tryParse(json)
-  if (record === null || record.id !== id || record.version !== version) {
+  if (record === null || record.id !== id || record.version !== version || !hasFormat(record)) {
     const error = new JournalDamage('not the record of this id and version')
     error.path = path
     throw error
   }
-  if (record.format > 1) throw newerState(new Error(`The record has format ${record.format}.`))
   return record
+}
+
+/** Whether its format is one that there has been. @throws StorageUnavailableError `STATE_NEWER` */
+export function hasFormat({ format }: { readonly format?: unknown }): boolean {
+  if (Number.isSafeInteger(format) && Number(format) > 1)
+    throw newerState(new Error(`The record has format ${format}.`))
+  return format === 1
 }
 
 /** 503 `STATE_NEWER`: written by a newer release. It stays as it is. */

@@ -399,7 +399,9 @@ describe('hooks', () => {
     const id = await uploaded(client, bytes(100_000))
     await expect(client.complete(id)).rejects.toMatchObject({ status: 422, message: 'The picture is broken.' })
     expect(storage.keys()).toEqual([])
-    await expect(client.complete(id)).rejects.toMatchObject({ status: 410 })
+    await expect(client.complete(id)).rejects.toMatchObject({ status: 422, message: 'The picture is broken.' })
+    await expect(client.write(id, 0, bytes(5))).rejects.toMatchObject({ status: 422 })
+    await expect(client.get(id)).rejects.toMatchObject({ status: 410, details: { refusal: { status: 422 } } })
   })
 
   it('onComplete of a completer that lost its lease cannot remove the file [C05]', async () => {
@@ -439,7 +441,7 @@ describe('hooks', () => {
     const { client, engine } = testEngine({ storage, hooks, clock: () => Date.now() + ahead })
     const id = await uploaded(client, bytes(100_000))
     await expect(client.complete(id)).rejects.toMatchObject({ status: 422 })
-    await expect(client.complete(id)).rejects.toMatchObject({ status: 410 })
+    await expect(client.get(id)).rejects.toMatchObject({ status: 410 })
     storage.remove = remove
     ahead = 2 * 60 * 60_000
     await engine.sweep()

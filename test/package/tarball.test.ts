@@ -96,6 +96,25 @@ describe('the packed package', () => {
     expect(outputFiles[0]?.text).not.toMatch(/^import |from ["']|require\(/m)
   })
 
+  it('looks at first bytes in both module systems', async () => {
+    const code = `
+      import * as esm from 'nexus-uploader'
+      import { createRequire } from 'node:module'
+      import { mkdtempSync } from 'node:fs'
+      import { Readable } from 'node:stream'
+      const codes = []
+      for (const { createUploadEngine, MemoryStorageAdapter } of [esm, createRequire(import.meta.url)('nexus-uploader')]) {
+        const engine = createUploadEngine({ storage: new MemoryStorageAdapter(), tempDir: mkdtempSync('first-'), verifyMimeType: true })
+        const { session } = await engine.create({ fileName: 'a', mimeType: 'image/png', totalSize: 4, protocol: 'native' })
+        const body = Readable.from([Buffer.from('%PDF')])
+        await engine.writeChunk({ uploadId: session.id, protocol: 'native', index: 0, body }).catch(({ code }) => codes.push(code))
+        await engine.close()
+      }
+      console.log(JSON.stringify(codes))`
+    const { stdout } = await run(process.execPath, ['--input-type=module', '-e', code], { cwd: project.path })
+    expect(JSON.parse(stdout)).toEqual(['INVALID_FILE_TYPE', 'INVALID_FILE_TYPE'])
+  })
+
   it('has types for both module systems', async () => {
     const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc')
     const user = `

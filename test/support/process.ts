@@ -15,6 +15,10 @@ export interface ServerProcess {
   readonly port: number
   readonly pid: number
   kill(signal?: NodeJS.Signals): Promise<void>
+  /** Sends a message; resolves with the next one that comes back. */
+  ask(message: string): Promise<unknown>
+  /** Resolves with the exit code. */
+  readonly exited: Promise<number | null>
   /** Asks it to close; resolves with the exit code once it has ended by itself. */
   close(timeout?: number): Promise<number | null>
 }
@@ -45,6 +49,12 @@ export async function startServer<Settings extends object = ServerSettings>(
     url: `http://127.0.0.1:${port}`,
     port,
     pid: child.pid ?? 0,
+    exited,
+    ask(message) {
+      const answered = new Promise<unknown>((resolve) => child.once('message', resolve))
+      child.send(message)
+      return answered
+    },
     async kill(signal = 'SIGKILL') {
       child.kill(signal)
       // A stopped one is still to be killed after the test.

@@ -30,6 +30,7 @@ export interface ServerSettings {
     minFreeBytes?: number
     /** Also of the finished files. */
     durability?: 'process' | 'power'
+    maxSessions?: number
   }
 }
 
@@ -43,7 +44,7 @@ const storage: StorageAdapter = settings.s3
 const redis = settings.redis && (await connectClient(settings.redis.kind, { port: settings.redis.port }))
 const { prefix = '', ttl = 10_000 } = settings.redis ?? {}
 const { clockAhead = 0 } = settings
-const uploads = createChunkedUploadMiddleware(storage, {
+export const uploads = createChunkedUploadMiddleware(storage, {
   ...settings.config,
   ...(clockAhead > 0 && { clock: () => Date.now() + clockAhead }),
   ...(redis && {
@@ -63,7 +64,7 @@ app.post('/upload', uploads.upload)
 app.use('/files', ietfHandler(uploads.engine, { others: tusHandler(uploads.engine) }) as never)
 app.use('/resumable', resumableJsHandler(uploads.engine, { owner: () => 'ann' }) as never)
 app.use(uploadErrorHandler())
-const server = app.listen(settings.port ?? 0, '127.0.0.1', () => {
+export const server = app.listen(settings.port ?? 0, '127.0.0.1', () => {
   const address = server.address()
   process.send?.({ port: typeof address === 'object' ? address?.port : 0 })
 })

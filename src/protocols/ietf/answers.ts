@@ -58,9 +58,9 @@ export async function refuse(exchange: Exchange, thrown: unknown): Promise<void>
   if (problem.code === 'INTERNAL_ERROR') warn(exchange, thrown)
   if (signal.aborted || response.headersSent || response.destroyed) return
   if (problem.code === 'BODY_INCOMPLETE' || problem.code === 'BODY_TIMEOUT') return cut(exchange)
-  const isRead = !problem.superseded && (await drain(request, worthDraining))
+  const isRead = !problem.superseded && (await drain(request, worthDraining, problem.code))
   if (response.headersSent || response.destroyed) return
-  if (!isRead) endWithAnswer(exchange)
+  if (!isRead) endWithAnswer(exchange, problem.code)
   const isRetrieval = request.method === 'HEAD' || request.method === 'GET'
   sendProblem(exchange, isRetrieval ? whileRetrieving(problem) : problem)
 }
@@ -102,7 +102,7 @@ function cut({ request, response }: Exchange): void {
   else request.socket.destroy()
 }
 
-function endWithAnswer({ request, response }: Exchange): void {
-  if (request.httpVersionMajor < 2) closeAfterAnswer(request, response)
+function endWithAnswer({ request, response }: Exchange, code = ''): void {
+  if (request.httpVersionMajor < 2) closeAfterAnswer(request, response, code)
   else response.once('finish', () => streamOf(response)?.close(constants.NGHTTP2_NO_ERROR))
 }

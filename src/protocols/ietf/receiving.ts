@@ -92,7 +92,9 @@ async function secondLook(exchange: Exchange, content: Content, error: unknown):
   const code = isNexusUploaderError(error) ? error.code : ''
   const refusal = refusalOf(error)
   if (refusal) throw verdict(refusal)
-  if (code !== 'FILE_SIZE_EXCEEDED' && code !== 'INCONSISTENT_LENGTH') throw error
+  if (code !== 'FILE_SIZE_EXCEEDED' && code !== 'INCONSISTENT_LENGTH') {
+    throw await explain(exchange, content.uploadId, error)
+  }
   const session = await exchange.engine.get(refOf(exchange, content.uploadId))
   if (isEnding(session)) throw completedUpload()
   const { totalSize } = session

@@ -31,7 +31,7 @@ export function respond(
         const error = toNexusUploaderError(cause)
         if (signal.aborted) return next(error)
         const silent = error.status === 408
-        if (!silent && (await drain(request, engine.limits.maxChunkSize))) return next(error)
+        if (!silent && (await drain(request, engine.limits.maxChunkSize, error.code))) return next(error)
         sendErrorAndClose(request, response, error)
       }
     }

@@ -18,6 +18,7 @@ import {
   type UploadHandler,
   type UploadRequest,
 } from '../http.ts'
+import { warnAboutRequestTimeout } from '../request-timeout.ts'
 import { type Exchange, respond } from './exchange.ts'
 import { progressOf, uploadOf } from './progress.ts'
 
@@ -55,6 +56,7 @@ export function initHandler(engine: UploadEngine, ownerOf: OwnerOf): UploadHandl
 export function chunkHandler(engine: UploadEngine, ownerOf: OwnerOf): UploadHandler {
   return respond(engine, ownerOf, async (exchange) => {
     const { request, response } = exchange
+    warnAboutRequestTimeout(request, engine.limits.maxChunkSize)
     refuseEncoding(request)
     const { duplicate } = await receiveChunk(engine, exchange)
     sendJson(response, 200, duplicate ? { success: true, duplicate } : { success: true })

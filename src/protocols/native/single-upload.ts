@@ -17,6 +17,7 @@ import {
   type UploadHandler,
 } from '../http.ts'
 import { metadataOf } from '../metadata.ts'
+import { warnAboutRequestTimeout } from '../request-timeout.ts'
 import { type Exchange, respond } from './exchange.ts'
 import { protocol } from './handlers.ts'
 
@@ -38,6 +39,7 @@ type Take = (file: NamedBody, signal: AbortSignal) => Promise<string>
 export function singleUploadHandler(engine: UploadEngine, ownerOf: OwnerOf): UploadHandler {
   return respond(engine, ownerOf, async (exchange) => {
     const { request, response } = exchange
+    warnAboutRequestTimeout(request, engine.limits.maxFileSize)
     refuseEncoding(request)
     const isForm = mediaType(request) === 'multipart/form-data'
     const fileName = isForm ? null : queryOf(request).get('fileName')

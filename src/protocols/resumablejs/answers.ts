@@ -60,11 +60,11 @@ export async function sendFailure(
   error: NexusUploaderError,
   { dialect, drainable, signal }: { dialect: DialectName | 'unknown'; drainable: number; signal: AbortSignal },
 ): Promise<void> {
-  const isRead = await drain(request, drainable)
+  const isRead = await drain(request, drainable, error.code)
   if (error.retryable && request.method !== 'GET') {
     await wait(transientDelay, undefined, { signal, ref: false }).catch(() => {})
   }
-  if (!isRead) closeAfterAnswer(request, response)
+  if (!isRead) closeAfterAnswer(request, response, error.code)
   if (response.headersSent || response.destroyed) return
   if (error.retryAfter !== undefined) response.setHeader('Retry-After', error.retryAfter)
   const { code, message, retryable } = error

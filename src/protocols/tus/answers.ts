@@ -62,8 +62,8 @@ export async function sendFailure(
 ): Promise<void> {
   // Who is silent, or is sending for an upload that is somebody else's now, is not waited for.
   const isOver = error.status === 423 || error.status === 410
-  const isRead = request.complete || (!isOver && (await drain(request, drainable)))
-  if (!isRead) closeAfterAnswer(request, response)
+  const isRead = request.complete || (!isOver && (await drain(request, drainable, error.code)))
+  if (!isRead) closeAfterAnswer(request, response, error.code)
   const status = statusOf(error)
   const { code, message, retryable } = error
   if (status === 460) response.statusMessage = 'Checksum Mismatch'

@@ -35,8 +35,8 @@ export async function sendFailure(
     request.destroy()
     return
   }
-  const isRead = request.complete || (await drain(request, engine.limits.maxChunkSize))
-  if (!isRead) closeAfterAnswer(request, response)
+  const isRead = request.complete || (await drain(request, engine.limits.maxChunkSize, cause.code))
+  if (!isRead) closeAfterAnswer(request, response, cause.code)
   const error = translated(cause)
   if (error.code === 'URL_EXPIRED') sendExpired(response, error)
   else sendError(response, error)
