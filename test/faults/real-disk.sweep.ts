@@ -322,6 +322,8 @@ describe.skipIf(!isRoot)('a server that is not root', () => {
 })
 
 describe('a tempDir that is taken away', () => {
+  /** The folder is looked at five times a second at most, ms. */
+  const untilNoticed = 250
   const replacements: Readonly<Record<string, (tempDir: string, elsewhere: string) => void>> = {
     'moved away': () => {},
     'replaced by a file': (tempDir) => writeFileSync(tempDir, ''),
@@ -343,6 +345,7 @@ describe('a tempDir that is taken away', () => {
       expect((await client.raw(id, 0, pieces[0] as Buffer)).status).toBe(200)
       renameSync(tempDir, away)
       replacements[kind]?.(tempDir, elsewhere)
+      await wait(untilNoticed)
       expectRefusal(await client.raw(id, 1, pieces[1] as Buffer), [503], root)
       expectRefusal(await client.complete(id), [503], root)
       expectRefusal(await client.progress(id), [503], root)
@@ -365,6 +368,7 @@ describe('a tempDir that is taken away', () => {
     const client = nativeClient(server.url)
     expect(await client.start(file.length)).toMatch(/-/)
     rmSync(tempDir, { recursive: true })
+    await wait(untilNoticed)
     await epilogue({ url: server.url, tempDir, pid: server.pid, read: readIn(directory) })
     // Whose fields come last: these bytes have to wait in a folder of their own.
     const id = await client.start(10)
@@ -383,6 +387,7 @@ describe('a tempDir that is taken away', () => {
     const bare = tempFolder()
     execFileSync('mount', ['--bind', bare, disk])
     mounts.push(disk)
+    await wait(untilNoticed)
     expectRefusal(await client.init({ fileName: 'x', totalSize: 1, mimeType: 'text/plain' }), [503], disk)
     expectRefusal(await client.raw(id, 0, pieces[0] as Buffer), [503], disk)
     expect(readdirSync(bare)).toEqual([])
