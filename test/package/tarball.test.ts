@@ -35,7 +35,9 @@ beforeAll(async () => {
     cwd: root,
   })
   const [{ filename, files }] = JSON.parse(stdout) as [{ filename: string; files: { path: string }[] }]
-  expect(files.map(({ path }) => path).filter((path) => /^(src|test|scripts|bench|scoreboard)\//.test(path))).toEqual([])
+  expect(files.map(({ path }) => path).filter((path) => /^(src|test|scripts|bench|scoreboard)\//.test(path))).toEqual(
+    [],
+  )
   await writeFile(join(project.path, 'package.json'), JSON.stringify({ private: true, type: 'module' }))
   const flags = ['--no-audit', '--no-fund', '--prefer-offline', '--ignore-scripts']
   await run('npm', ['install', ...flags, `./${filename}`, 'express@5', 'express4@npm:express@4'], { cwd: project.path })
