@@ -12,7 +12,6 @@ import type { NamedPart, StoredObject, StoredPart } from './storage-contract.ts'
 export type * from './session-contract.ts'
 export type * from './storage-contract.ts'
 
-// ----------------------------------------------------------------------------------------------- engine
 
 export type UploadAction = 'create' | 'write' | 'read' | 'complete' | 'abort'
 
