@@ -3,6 +3,7 @@ import type { CompletedPart } from '@aws-sdk/client-s3'
 import type { S3Connection } from './s3-connection.ts'
 import { kindOf, s3Error } from './s3-errors.ts'
 import { encodeMark, UPLOAD_ID_MARK } from './s3-headers.ts'
+import type { Held } from './s3-receipt.ts'
 
 export interface Completion {
   readonly key: string
@@ -77,16 +78,26 @@ export async function findCompleted(connection: S3Connection, completion: Comple
 /** Whether the object under the key is this upload's. One that somebody else put there is not. */
 async function isStored(connection: S3Connection, { key, size, mark, signal }: Completion): Promise<boolean> {
   try {
-    const head = await connection.call(
-      'HeadObject',
-      ({ client, sdk }, abortSignal) =>
-        client.send(new sdk.HeadObjectCommand({ Bucket: connection.settings.bucket, Key: key }), { abortSignal }),
-      { signal },
-    )
+    const head = await headOf(connection, key, signal)
     return head.ContentLength === size && head.Metadata?.[UPLOAD_ID_MARK] === encodeMark(mark)
   } catch (error) {
     const kind = kindOf(error)
     if (kind === 'missing' || kind === 'gone') return false
     throw error
   }
+}
+
+/** What S3 holds under a key. */
+export async function heldObject(connection: S3Connection, key: string, signal?: AbortSignal): Promise<Held> {
+  const { ContentLength, ETag } = await headOf(connection, key, signal)
+  return { size: ContentLength, etag: ETag }
+}
+
+function headOf(connection: S3Connection, Key: string, signal: AbortSignal | undefined) {
+  return connection.call(
+    'HeadObject',
+    ({ client, sdk }, abortSignal) =>
+      client.send(new sdk.HeadObjectCommand({ Bucket: connection.settings.bucket, Key }), { abortSignal }),
+    { signal },
+  )
 }

@@ -1,0 +1,136 @@
+/** A success of S3 is believed when it says what it must, and S3 has what was sent. Always against the double. */
+import { randomBytes } from 'node:crypto'
+import { Readable } from 'node:stream'
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { failureOf, MIN_PART, objectInfo, S3Fixture } from '../support/s3-fixture.ts'
+import { doubleTarget } from '../support/s3-target.ts'
+
+const bytes = randomBytes(20_000)
+const untrue = { status: 502, retryable: true, code: 'S3_UPLOAD_FAILED' }
+const lies = ['empty-200', 'no-etag', 'truncated', 'damaged'] as const
+
+let fx: S3Fixture
+
+beforeAll(async () => {
+  fx = await S3Fixture.start(await doubleTarget())
+})
+afterEach(() => fx.double.reset())
+afterAll(() => fx?.close())
+
+/** An adapter that has seen that the ETags of this server are MD5 sums. */
+async function knowing() {
+  const storage = fx.adapter()
+  await storage.upload('known', Readable.from([bytes]), 'text/plain')
+  fx.double.requests.length = 0
+  return storage
+}
+
+async function open(storage = fx.storage) {
+  return { fileKey: 'part', multipartId: await storage.multipart.create('part', objectInfo()) }
+}
+
+describe('a part', () => {
+  it.each(lies)('is sent again when the answer is %s [F02]', async (status) => {
+    const storage = await knowing()
+    const ref = await open(storage)
+    fx.double.fail('UploadPart', { status })
+    await storage.multipart.uploadPart(ref, 1, await fx.part(bytes))
+    expect(fx.double.log('UploadPart')).toHaveLength(2)
+    expect(await fx.parts(ref)).toMatchObject([{ partNumber: 1, size: bytes.length }])
+  })
+
+  it.each(lies)('is not called stored when the answer is %s every time [F02]', async (status) => {
+    const storage = await knowing()
+    const ref = await open(storage)
+    fx.double.fail('UploadPart', { status, times: 9 })
+    const part = await fx.part(bytes)
+    expect(await failureOf(storage.multipart.uploadPart(ref, 1, part))).toMatchObject(untrue)
+    expect(fx.double.log('UploadPart')).toHaveLength(4)
+  })
+
+  it('that was cut short is found by its size, whatever ETags the server has [F02]', async () => {
+    const storage = fx.adapter()
+    const ref = await open(storage)
+    fx.double.fail('UploadPart', { status: 'truncated', times: 2 })
+    await storage.multipart.uploadPart(ref, 2, await fx.part(bytes))
+    expect(fx.double.log('UploadPart')).toHaveLength(3)
+    expect(await fx.parts(ref)).toMatchObject([{ partNumber: 2, size: bytes.length }])
+  })
+
+  it('counts when the ETags of the server are no MD5 sums, and it has the right size', async () => {
+    const storage = fx.adapter()
+    const ref = await open(storage)
+    fx.double.fail('UploadPart', { status: 'damaged' })
+    await storage.multipart.uploadPart(ref, 1, await fx.part(bytes))
+    expect([fx.double.log('UploadPart').length, fx.double.log('ListParts').length]).toEqual([1, 1])
+  })
+
+  it('costs no request more when all is well', async () => {
+    const storage = fx.adapter()
+    const ref = await open(storage)
+    fx.double.requests.length = 0
+    await storage.multipart.uploadPart(ref, 1, await fx.part(bytes))
+    expect(fx.double.requests).toHaveLength(1)
+  })
+})
+
+describe('a stream', () => {
+  const stream = (size = bytes.length) =>
+    Readable.from(Array.from({ length: Math.ceil(size / bytes.length) }, () => bytes))
+
+  it.each(lies)('of one request is sent again when the answer is %s [F02]', async (status) => {
+    const storage = await knowing()
+    fx.double.fail('PutObject', { status })
+    await storage.upload(`put/${status}`, stream(), 'text/plain')
+    expect((await fx.double.read(fx.bucket, `put/${status}`)).equals(bytes)).toBe(true)
+    fx.double.fail('PutObject', { status, times: 9 })
+    expect(await failureOf(storage.upload(`put/${status}`, stream(), 'text/plain'))).toMatchObject(untrue)
+  })
+
+  it('in parts has the bytes that were sent, although a part of it was damaged on its way [F02]', async () => {
+    const storage = await knowing()
+    fx.double.fail('UploadPart', { status: 'damaged', skip: 1 })
+    const size = 2 * MIN_PART + bytes.length
+    await storage.upload('damaged', stream(size), 'text/plain')
+    const stored = await fx.double.read(fx.bucket, 'damaged')
+    for (let at = 0; at < stored.length; at += bytes.length) {
+      expect(stored.subarray(at, at + bytes.length).equals(bytes), `at ${at}`).toBe(true)
+    }
+  })
+
+  it('is stored by credentials that may write and not look, where ETags are no sums', async () => {
+    const storage = fx.adapter()
+    fx.double.fail('PutObject', { status: 'wrong-etag' })
+    fx.double.fail('HeadObject', { status: 'AccessDenied' })
+    await storage.upload('blind', stream(), 'text/plain')
+    expect((await fx.double.read(fx.bucket, 'blind')).equals(bytes)).toBe(true)
+  })
+})
+
+describe('an empty success', () => {
+  it('is no list of parts: not an upload that has none [F04]', async () => {
+    const ref = await open()
+    await fx.storage.multipart.uploadPart(ref, 1, await fx.part(bytes))
+    fx.double.fail('ListParts', { status: 'empty-200', times: 2 })
+    expect(await fx.parts(ref)).toHaveLength(1)
+    fx.double.fail('ListParts', { status: 'empty-200', times: 9 })
+    expect(await failureOf(fx.storage.multipart.listParts(ref))).toMatchObject(untrue)
+  })
+
+  it('is no list of uploads: nothing is taken for aborted [F10]', async () => {
+    await open()
+    fx.double.fail('ListMultipartUploads', { status: 'empty-200', times: 9 })
+    const all = { fileKey: 'part', multipartId: null }
+    expect(await failureOf(fx.storage.multipart.abort(all))).toMatchObject(untrue)
+    fx.double.reset()
+    await fx.storage.multipart.abort(all)
+    expect(fx.double.openUploads(fx.bucket)).toEqual([])
+  })
+
+  it('opens no multipart upload, and is asked for again [F01]', async () => {
+    fx.double.fail('CreateMultipartUpload', { status: 'empty-200', times: 3 })
+    expect(await fx.storage.multipart.create('again', objectInfo())).not.toBe('')
+    fx.double.fail('CreateMultipartUpload', { status: 'empty-200', times: 4 })
+    expect(await failureOf(fx.storage.multipart.create('never', objectInfo()))).toMatchObject(untrue)
+  })
+})
