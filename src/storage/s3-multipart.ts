@@ -31,27 +31,37 @@ export class S3Multipart implements MultipartStorage {
     this.partSize = connection.settings.partSize
     this.direct = {
       // Browsers send no checksums, so none may be asked for.
-      create: (fileKey, info) => this.#open(fileKey, info, {}),
+      create: (fileKey, info, onDoubt) => this.#open(fileKey, info, {}, onDoubt),
       signPart: (upload, partNumber, lifetime) => this.#signPart(upload, partNumber, lifetime),
     }
   }
 
   /** Not idempotent in S3: when its answer is lost, an empty multipart upload stays behind (see `abort`). */
-  async create(fileKey: string, info: ObjectInfo): Promise<string> {
+  async create(fileKey: string, info: ObjectInfo, onDoubt?: () => void): Promise<string> {
     // Parts with checksums belong to a multipart upload that was opened for them.
     const addsChecksums = await this.#connection.addsChecksums()
-    return this.#open(fileKey, info, addsChecksums ? { ChecksumAlgorithm: 'CRC32' } : {})
+    return this.#open(fileKey, info, addsChecksums ? { ChecksumAlgorithm: 'CRC32' } : {}, onDoubt)
   }
 
-  async #open(fileKey: string, info: ObjectInfo, more: Pick<ObjectParams, 'ChecksumAlgorithm'>): Promise<string> {
+  async #open(
+    fileKey: string,
+    info: ObjectInfo,
+    more: Pick<ObjectParams, 'ChecksumAlgorithm'>,
+    onDoubt: () => void = () => {},
+  ): Promise<string> {
     const { settings } = this.#connection
     refuseStagingKey(settings, fileKey)
     const params = { ...objectParams(settings, info.mimeType, info.fileName, info.uploadId, info), ...more }
+    let tries = 0
     const multipartId = await this.#connection.call(
       'CreateMultipartUpload',
       async ({ client, sdk }, abortSignal) => {
+        tries += 1
+        if (tries === 2) onDoubt()
         const command = new sdk.CreateMultipartUploadCommand({ ...params, ...this.#target(fileKey) })
-        const { UploadId } = await client.send(command, { abortSignal })
+        const { UploadId, $metadata } = await client.send(command, { abortSignal })
+        // A client of the application repeats by itself.
+        if (tries === 1 && ($metadata.attempts ?? 1) > 1) onDoubt()
         if (!UploadId) throw new ReceiptError('the answer has no UploadId')
         return UploadId
       },

@@ -18,6 +18,8 @@ export interface Held {
 export class Receipts {
   /** Whether the ETags of this server have been seen to be MD5 sums; there are servers where they never are. */
   #areSums = false
+  /** The first ETag that is no sum is taken for a damaged body once; the next one for the way of this server. */
+  #hasDoubted = false
 
   /** What has to see the bytes go by; `null` where there is no MD5 to be had. */
   hash(): Hash | null {
@@ -40,7 +42,9 @@ export class Receipts {
       return
     }
     const held = await look().catch((error: unknown) => this.#unseen(error))
-    if (held === null || isSum(held.etag, md5) || (held.size === size && !this.#areSums)) return
+    if (held === null || isSum(held.etag, md5)) return
+    if (held.size === size && !this.#areSums && this.#hasDoubted) return
+    this.#hasDoubted = true
     throw new ReceiptError(`S3 holds ${held.size} bytes of ${size}, or other ones: the ETag is another`)
   }
 

@@ -57,12 +57,24 @@ describe('a part', () => {
     expect(await fx.parts(ref)).toMatchObject([{ partNumber: 2, size: bytes.length }])
   })
 
-  it('counts when the ETags of the server are no MD5 sums, and it has the right size', async () => {
+  it('counts when the ETags of the server are no MD5 sums, and it has the right size; that is learned once', async () => {
+    const storage = fx.adapter()
+    const ref = await open(storage)
+    fx.double.fail('UploadPart', { status: 'damaged', times: 9 })
+    await storage.multipart.uploadPart(ref, 1, await fx.part(bytes))
+    expect([fx.double.log('UploadPart').length, fx.double.log('ListParts').length]).toEqual([2, 2])
+    await storage.multipart.uploadPart(ref, 2, await fx.part(bytes))
+    expect([fx.double.log('UploadPart').length, fx.double.log('ListParts').length]).toEqual([3, 3])
+  })
+
+  it('that was damaged is found also when it is the first of a process [F02]', async () => {
     const storage = fx.adapter()
     const ref = await open(storage)
     fx.double.fail('UploadPart', { status: 'damaged' })
     await storage.multipart.uploadPart(ref, 1, await fx.part(bytes))
-    expect([fx.double.log('UploadPart').length, fx.double.log('ListParts').length]).toEqual([1, 1])
+    const info = objectInfo()
+    await storage.multipart.complete(ref, await fx.parts(ref), info).catch(() => {})
+    expect((await fx.double.read(fx.bucket, 'part')).equals(bytes)).toBe(true)
   })
 
   it('costs no request more when all is well', async () => {

@@ -159,7 +159,8 @@ describe('uploads to S3', () => {
     }
     expect(await objects()).toHaveLength(5)
     expect(await openUploads()).toBe(0)
-  })
+    // It starts 20 processes.
+  }, 240_000)
 })
 
 describe('an S3 that fails', () => {
@@ -196,6 +197,15 @@ describe('an S3 that fails', () => {
       })
     }
   }
+
+  it('by losing the answer to one CreateMultipartUpload leaves no multipart upload behind that nobody knows [F01, F13]', async () => {
+    target.double?.fail('CreateMultipartUpload', { status: 'lost-response' })
+    await sendAll()
+    const { key } = await client.complete(id)
+    expect(await stored(key)).toBe(sha256(file))
+    expect(target.double?.log('CreateMultipartUpload')).toHaveLength(2)
+    expect(await openUploads()).toBe(0)
+  })
 
   it('by an error document in a 200 on CompleteMultipartUpload is not taken for a success', async () => {
     fail('CompleteMultipartUpload', { status: 'error-in-200' })
