@@ -185,8 +185,19 @@ export async function abortOne(connection: S3Connection, key: string, multipartI
   }
 }
 
-/** Aborts every open multipart upload of exactly this key: a prefix listing also shows the keys that go on after it. */
+/** Aborts every open multipart upload of exactly this key, and looks whether they have gone. */
 export async function abortAllOf(connection: S3Connection, key: string): Promise<void> {
+  const found = await openUploadsOf(connection, key)
+  for (const id of found) await abortOne(connection, key, id)
+  if (found.length === 0) return
+  const left = await openUploadsOf(connection, key)
+  if (left.some((id) => found.includes(id))) {
+    throw s3Error('unconfirmed', new Error('a multipart upload is still there after it was aborted'))
+  }
+}
+
+/** A prefix listing also shows the keys that go on after it. */
+async function openUploadsOf(connection: S3Connection, key: string): Promise<string[]> {
   const found: string[] = []
   let after: { KeyMarker: string; UploadIdMarker?: string } | undefined
   for (;;) {
@@ -198,7 +209,7 @@ export async function abortAllOf(connection: S3Connection, key: string): Promise
     for (const upload of page.Uploads ?? []) {
       if (upload.Key === key && upload.UploadId) found.push(upload.UploadId)
     }
-    if (!page.IsTruncated) break
+    if (!page.IsTruncated) return found
     const before = after && `${after.KeyMarker} ${after.UploadIdMarker}`
     after = {
       KeyMarker: page.NextKeyMarker ?? '',
@@ -206,7 +217,6 @@ export async function abortAllOf(connection: S3Connection, key: string): Promise
     }
     nextMarker('ListMultipartUploads', before, `${after.KeyMarker} ${after.UploadIdMarker}`)
   }
-  for (const id of found) await abortOne(connection, key, id)
 }
 
 /** What S3 holds of one part. */

@@ -146,3 +146,50 @@ describe('an empty success', () => {
     expect(await failureOf(fx.storage.multipart.create('never', objectInfo()))).toMatchObject(untrue)
   })
 })
+
+describe('an object that is looked for', () => {
+  /** Complete of an upload that S3 no longer lists, as the engine asks for it. */
+  async function completed() {
+    const content = Buffer.concat([Buffer.alloc(MIN_PART), bytes])
+    const info = objectInfo()
+    const ref = await fx.sendParts('sought', info, content)
+    const parts = await fx.parts(ref)
+    const url = await fx.storage.multipart.complete(ref, parts, info)
+    fx.double.requests.length = 0
+    const again = parts.map((part) => ({ ...part, etag: '' }))
+    return { url, look: () => fx.storage.multipart.complete(ref, again, info) }
+  }
+
+  it.each(['empty-200', 'error-in-200'])('is not called missing after %s to HEAD [F13]', async (status) => {
+    const { url, look } = await completed()
+    fx.double.fail('HeadObject', { status, times: 9 })
+    expect(await failureOf(look())).toMatchObject(untrue)
+    fx.double.reset()
+    expect(await look()).toBe(url)
+  })
+
+  it('is found by a GET when a HEAD says 404, which has no body to say what is missing [F13]', async () => {
+    const { url, look } = await completed()
+    fx.double.fail('HeadObject', { status: 404, times: 9 })
+    expect(await look()).toBe(url)
+    for (const status of ['NoSuchBucket', 404, 'html', 'empty-200']) {
+      fx.double.fail('GetObject', { status, times: 4 })
+      expect((await failureOf(look())).code, `${status}`).not.toBe('MULTIPART_GONE')
+      fx.double.reset()
+      fx.double.fail('HeadObject', { status: 404, times: 9 })
+    }
+    await fx.storage.remove('sought')
+    expect(await failureOf(look())).toMatchObject({ code: 'MULTIPART_GONE' })
+  })
+
+  it('a multipart upload is aborted when it is no longer listed, not when S3 says so [F10]', async () => {
+    await open()
+    const all = { fileKey: 'part', multipartId: null }
+    for (const status of ['empty-200', 'NoSuchUpload']) {
+      fx.double.fail('AbortMultipartUpload', { status })
+      expect(await failureOf(fx.storage.multipart.abort(all))).toMatchObject(untrue)
+    }
+    await fx.storage.multipart.abort(all)
+    expect(fx.double.openUploads(fx.bucket).filter(({ key }) => key === 'part')).toEqual([])
+  })
+})
