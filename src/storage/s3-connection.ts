@@ -2,6 +2,7 @@
 import type { Hash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { S3Client, S3ClientConfig } from '@aws-sdk/client-s3'
+import { limitAnswers } from './s3-answer-limit.ts'
 import { CallAbortedError, classify, DeadlineError, passes, s3Error, toS3Error } from './s3-errors.ts'
 import { encodeKey } from './s3-headers.ts'
 import type { S3Credentials, S3Settings } from './s3-options.ts'
@@ -149,7 +150,10 @@ export class S3Connection {
 
   async #open(): Promise<S3Api> {
     const sdk = await import('@aws-sdk/client-s3')
-    return { sdk, client: this.#given ?? new sdk.S3Client(this.#config()) }
+    if (this.#given) return { sdk, client: this.#given }
+    const client = new sdk.S3Client(this.#config())
+    limitAnswers(client)
+    return { sdk, client }
   }
 
   #config(): S3ClientConfig {

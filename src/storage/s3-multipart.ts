@@ -148,7 +148,7 @@ export class S3Multipart implements MultipartStorage {
               UploadId: upload.multipartId,
               ...(after === undefined ? {} : { PartNumberMarker: after }),
             })
-            return requireListing(await client.send(command, { abortSignal }))
+            return requirePartsOf(upload.multipartId, await client.send(command, { abortSignal }))
           },
           { signal },
         )
@@ -227,7 +227,7 @@ export async function heldPart(connection: S3Connection, part: PartName, signal?
     async ({ client, sdk }, abortSignal) => {
       const place = PartNumber > 1 ? { PartNumberMarker: String(PartNumber - 1) } : {}
       const command = new sdk.ListPartsCommand({ Bucket, Key, UploadId, MaxParts: 1, ...place })
-      return requireListing(await client.send(command, { abortSignal }))
+      return requirePartsOf(UploadId, await client.send(command, { abortSignal }))
     },
     { signal },
   )
@@ -235,16 +235,23 @@ export async function heldPart(connection: S3Connection, part: PartName, signal?
   return { size: found?.Size, etag: found?.ETag }
 }
 
+/** S3 says whose parts these are. Anything else may come from something that is no S3: not an upload without parts. */
+function requirePartsOf<Page extends { readonly UploadId?: string | undefined }>(
+  id: string | undefined,
+  page: Page,
+): Page {
+  if (page.UploadId !== id) throw new ReceiptError('the answer is no list of the parts of this upload')
+  return page
+}
+
 interface Listing {
   readonly IsTruncated?: boolean | undefined
   readonly Bucket?: string | undefined
 }
 
-/** An empty list says that it is one. A success without anything may come from something that is no S3. */
+/** An empty list says that it is one. */
 function requireListing<Page extends Listing>(page: Page): Page {
-  if (page.IsTruncated === undefined && page.Bucket === undefined) {
-    throw new ReceiptError('the answer is no listing')
-  }
+  if (page.IsTruncated === undefined && page.Bucket === undefined) throw new ReceiptError('the answer is no listing')
   return page
 }
 

@@ -129,6 +129,23 @@ describe('an empty success', () => {
     expect(await failureOf(fx.storage.multipart.listParts(ref))).toMatchObject(untrue)
   })
 
+  it.each([
+    [
+      'a list of something else',
+      '<ListPartsResult><Bucket>b</Bucket><IsTruncated>false</IsTruncated></ListPartsResult>',
+    ],
+    ['20 MiB of text', `<ListPartsResult><Bucket>${'x'.repeat(20 * 1024 * 1024)}</Bucket></ListPartsResult>`],
+  ])('and %s are not the parts of an upload either [F04, A14]', async (_, body) => {
+    const ref = await open()
+    await fx.storage.multipart.uploadPart(ref, 1, await fx.part(bytes))
+    fx.double.fail('ListParts', { status: 'reply', times: 9, reply: { status: 200, body } })
+    const start = performance.now()
+    expect(await failureOf(fx.storage.multipart.listParts(ref))).toMatchObject(untrue)
+    expect(performance.now() - start).toBeLessThan(10_000)
+    fx.double.reset()
+    expect(await fx.parts(ref)).toHaveLength(1)
+  })
+
   it('is no list of uploads: nothing is taken for aborted [F10]', async () => {
     await open()
     fx.double.fail('ListMultipartUploads', { status: 'empty-200', times: 9 })
