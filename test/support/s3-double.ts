@@ -125,6 +125,11 @@ export class S3Double {
     return [...(this.buckets.get(bucket)?.uploads.values() ?? [])]
   }
 
+  /** Requests that wait for an answer. */
+  get openRequests(): number {
+    return this.#open
+  }
+
   /** Closes kept-alive connections, as servers do after a while. */
   closeIdleConnections(): void {
     this.#server.closeIdleConnections()
