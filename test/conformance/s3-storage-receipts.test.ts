@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { Readable } from 'node:stream'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { failureOf, MIN_PART, objectInfo, S3Fixture } from '../support/s3-fixture.ts'
-import { doubleTarget } from '../support/s3-target.ts'
+import { clientOf, doubleTarget } from '../support/s3-target.ts'
 
 const bytes = randomBytes(20_000)
 const untrue = { status: 502, retryable: true, code: 'S3_UPLOAD_FAILED' }
@@ -75,6 +75,17 @@ describe('a part', () => {
     const info = objectInfo()
     await storage.multipart.complete(ref, await fx.parts(ref), info).catch(() => {})
     expect((await fx.double.read(fx.bucket, 'part')).equals(bytes)).toBe(true)
+  })
+
+  it.each(['empty-200', 'no-etag'])('of a client that adds checksums needs an ETag too: %s [F02]', async (status) => {
+    const client = clientOf(fx.target, { requestChecksumCalculation: 'WHEN_SUPPORTED' })
+    const storage = fx.adapter({ client, endpoint: undefined, accessKeyId: undefined, secretAccessKey: undefined })
+    const ref = await open(storage)
+    fx.double.fail('UploadPart', { status })
+    await storage.multipart.uploadPart(ref, 1, await fx.part(bytes))
+    expect(fx.double.log('UploadPart')).toHaveLength(2)
+    expect(await fx.parts(ref)).toMatchObject([{ partNumber: 1, size: bytes.length }])
+    client.destroy()
   })
 
   it('costs no request more when all is well', async () => {

@@ -152,3 +152,18 @@ it('keys are new: an object that is there already is never written over, whateve
   expect(server.errors).toEqual([])
   survived('s3', 'a foreign object beside every key')
 })
+
+it('a key that onCreate chooses replaces what is there, whole, at completion and not before [F11]', async () => {
+  const onCreate = (draft: { key: string }) => {
+    draft.key = 'chosen/report.bin'
+  }
+  const { client, id, key, bucket } = await start(none, { hooks: { onCreate } })
+  const small = await client.start(10)
+  await client.raw(small, 0, bytes(10, 1))
+  expect((await client.complete(small)).status).toBe(200)
+  const first = await double.read(bucket.bucket, key)
+  await sendChunks(client, id, new Set())
+  expect(sha256(await double.read(bucket.bucket, key))).toBe(sha256(first))
+  expect((await client.complete(id)).status).toBe(200)
+  expect(sha256(await double.read(bucket.bucket, key))).toBe(sha256(sweepFile))
+})

@@ -207,7 +207,7 @@ describe('an S3 that fails', () => {
     expect(await openUploads()).toBe(0)
   })
 
-  it('by an error document in a 200 on CompleteMultipartUpload is not taken for a success', async () => {
+  it('by an error document in a 200 on CompleteMultipartUpload is not taken for a success [F03]', async () => {
     fail('CompleteMultipartUpload', { status: 'error-in-200' })
     await sendAll()
     await expect(client.complete(id)).rejects.toMatchObject({ retryable: true })
@@ -216,7 +216,7 @@ describe('an S3 that fails', () => {
     await client.complete(id)
   })
 
-  it('by hanging on CompleteMultipartUpload ends in bounded time', async () => {
+  it('by hanging on CompleteMultipartUpload ends in bounded time [F08]', async () => {
     fail('CompleteMultipartUpload', { status: 'hang' })
     await sendAll()
     await expect(client.complete(id)).rejects.toMatchObject({ retryable: true })
@@ -224,7 +224,7 @@ describe('an S3 that fails', () => {
     expect(await stored((await client.complete(id)).key)).toBe(sha256(file))
   })
 
-  it('by dropping the multipart upload with parts in it ends the upload with 410, never with a success', async () => {
+  it('by dropping the multipart upload with parts in it ends the upload with 410, never with a success [F13]', async () => {
     await sendAll()
     await until(async () => (await client.get(id)).sentParts.flat().join() === '1,2')
     const { key, multipartId } = await client.get(id)
