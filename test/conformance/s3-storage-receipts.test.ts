@@ -93,7 +93,9 @@ describe('a part', () => {
     const ref = await open(storage)
     fx.double.requests.length = 0
     await storage.multipart.uploadPart(ref, 1, await fx.part(bytes))
-    expect(fx.double.requests).toHaveLength(1)
+    const asked = fx.double.requests.map(({ op }) => op)
+    // The adapter looks at the rules of the bucket once, whenever that is.
+    expect(asked.filter((op) => op !== 'GetBucketLifecycleConfiguration')).toEqual(['UploadPart'])
   })
 })
 
