@@ -6,13 +6,13 @@ import { ReceiptError } from './s3-errors.ts'
 /** A list of 1000 parts with checksums has less than half a MiB, bytes. */
 const largest = 4 * 1024 * 1024
 
-/** For a client of our own: none of our calls reads the body of an object. */
+/** For a client of our own. What is read of objects is bounded by whoever reads it. */
 export function limitAnswers(client: S3Client): void {
   client.middlewareStack.add(
-    (next) => async (args) => {
+    (next, context) => async (args) => {
       const result = await next(args)
       const response = result.response as { body?: unknown }
-      if (isStream(response.body)) response.body = limited(response.body)
+      if (context.commandName !== 'GetObjectCommand' && isStream(response.body)) response.body = limited(response.body)
       return result
     },
     // Before the answer is parsed.

@@ -132,6 +132,37 @@ describe('a stream', () => {
   })
 })
 
+describe('a piece of an upload', () => {
+  const staging = () => {
+    const { staging } = fx.adapter({ stagingPrefix: 'pieces' })
+    if (!staging) throw new Error('no staging')
+    return staging
+  }
+
+  it.each(lies)('is sent again when the answer is %s [F02]', async (status) => {
+    const pieces = staging()
+    fx.double.fail('PutObject', { status })
+    await pieces.put('one', await fx.part(bytes))
+    expect(fx.double.log('PutObject')).toHaveLength(2)
+    expect((await pieces.open('one').then(readAll)).equals(bytes)).toBe(true)
+    fx.double.fail('PutObject', { status: 'empty-200', times: 9 })
+    expect(await failureOf(pieces.put('two', await fx.part(bytes)))).toMatchObject(untrue)
+  })
+
+  it('may be larger than any answer that is parsed', async () => {
+    const pieces = staging()
+    const large = randomBytes(6 * 1024 * 1024)
+    await pieces.put('large', await fx.part(large))
+    expect((await pieces.open('large').then(readAll)).equals(large)).toBe(true)
+  })
+})
+
+async function readAll(stream: Readable): Promise<Buffer> {
+  const data: Buffer[] = []
+  for await (const piece of stream) data.push(piece)
+  return Buffer.concat(data)
+}
+
 describe('an empty success', () => {
   it('is no list of parts: not an upload that has none [F04]', async () => {
     const ref = await open()
