@@ -55,8 +55,11 @@ export interface MultipartStorage {
   readonly maxParts: number
   /** The part size to use when the upload does not ask for another, bytes. */
   readonly partSize: number
-  /** Opens a multipart upload and returns its id. */
-  create(fileKey: string, info: ObjectInfo): Promise<string>
+  /**
+   * Opens a multipart upload and returns its id. Call `onDoubt` when there may be one more, whose id was lost with an
+   * answer: it is discarded when the upload has ended.
+   */
+  create(fileKey: string, info: ObjectInfo, onDoubt?: () => void): Promise<string>
   /** Stores one part; the same number again replaces it. Safe to repeat and to run in parallel. */
   uploadPart(upload: MultipartRef, partNumber: number, body: PartBody, signal?: AbortSignal): Promise<void>
   /** The parts the storage holds, in order; `null` when the upload is no longer open (completed or aborted). */
@@ -79,7 +82,7 @@ export interface MultipartStorage {
 /** Multipart uploads whose parts come from clients; listed, completed and aborted like all others. */
 export interface DirectMultipart {
   /** Opens a multipart upload that takes parts without anything but their bytes, and returns its id. */
-  create(fileKey: string, info: ObjectInfo): Promise<string>
+  create(fileKey: string, info: ObjectInfo, onDoubt?: () => void): Promise<string>
   /** An absolute URL that takes the bytes of this one part by PUT, for `lifetime` ms. */
   signPart(upload: MultipartRef, partNumber: number, lifetime: number): Promise<string>
 }

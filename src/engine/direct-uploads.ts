@@ -39,8 +39,8 @@ export class DirectUploads {
     if (!Number.isSafeInteger(partNumber) || partNumber < 1 || partNumber > multipart.maxParts) {
       throw new InvalidRequestError(`The part number must be a whole number from 1 to ${multipart.maxParts}.`)
     }
-    const opened = await openMultipart(this.#parts, multipart, session, () =>
-      this.#call((signal) => direct.create(session.key, objectInfo(session, signal))),
+    const opened = await openMultipart(this.#parts, multipart, session, (onDoubt) =>
+      this.#call((signal) => direct.create(session.key, objectInfo(session, signal), onDoubt)),
     )
     await this.#keep(opened, lifetime)
     return this.#call(() => direct.signPart(refOf(opened), partNumber, lifetime))

@@ -17,7 +17,8 @@ export class MultipartOpening {
     const { multipart } = this.#parts.options.storage
     if (!multipart) throw new StorageUnavailableError()
     if (session.multipartId !== null) return Promise.resolve(session)
-    const create = () => bounded(this.#parts, (signal) => multipart.create(session.key, objectInfo(session, signal)))
+    const create = (onDoubt: () => void) =>
+      bounded(this.#parts, (signal) => multipart.create(session.key, objectInfo(session, signal), onDoubt))
     const running =
       this.#running.get(session.id) ??
       openMultipart(this.#parts, multipart, session, create).finally(() => this.#running.delete(session.id))
@@ -26,12 +27,12 @@ export class MultipartOpening {
   }
 }
 
-/** `create` asks the storage for a new multipart upload and returns its id. */
+/** `create` asks the storage for a new multipart upload and returns its id; it tells of one that it may have lost. */
 export async function openMultipart(
   parts: EngineParts,
   storage: MultipartStorage,
   session: UploadSession,
-  create: () => Promise<string>,
+  create: (onDoubt: () => void) => Promise<string>,
 ): Promise<UploadSession> {
   if (session.multipartId !== null) return session
   // Counted first: if this process dies before it has recorded the id, nobody else will ever know it.
@@ -40,10 +41,15 @@ export async function openMultipart(
   )
   if (!counted) throw new UploadNotFoundError()
   if (counted.multipartId !== null) return counted
-  const multipartId = await create()
-  const opened = await parts.sessions.update(session.id, (current) =>
-    current.multipartId === null ? { ...current, multipartId } : current,
-  )
+  let lost = 0
+  const multipartId = await create(() => {
+    lost += 1
+  })
+  const opened = await parts.sessions.update(session.id, (current) => {
+    const openings = (current.openings ?? 0) + lost
+    if (current.multipartId === null) return { ...current, multipartId, openings }
+    return lost > 0 ? { ...current, openings } : current
+  })
   if (opened?.multipartId !== multipartId) {
     // Another process was faster, or the upload ended meanwhile: ours must not stay behind.
     await storage.abort({ fileKey: session.key, multipartId })

@@ -1,4 +1,5 @@
 /** Bodies that are exactly as long as announced, or an error: S3 would wait for the rest, or store too little. */
+import type { Hash } from 'node:crypto'
 import { pipeline, type Readable, Transform } from 'node:stream'
 import { isNexusUploaderError } from '../errors.ts'
 import { SourceError } from './s3-errors.ts'
@@ -8,11 +9,13 @@ export class CountedBody extends Transform {
   /** Bytes so far. */
   seen = 0
   readonly #size: number | null
+  readonly #hash: Hash | null
 
   /** `onError` hears whatever goes wrong with the source or its length; both streams are destroyed by then. */
-  constructor(source: Readable, size: number | null, onError: (error: unknown) => void) {
+  constructor(source: Readable, size: number | null, onError: (error: unknown) => void, hash: Hash | null = null) {
     super()
     this.#size = size
+    this.#hash = hash
     pipeline(source, this, (error) => {
       if (error) onError(asSourceError(error))
     })
@@ -26,7 +29,10 @@ export class CountedBody extends Transform {
     this.seen += chunk.length
     if (this.#size !== null && this.seen > this.#size) {
       done(new SourceError(`the data has more than the announced ${this.#size} bytes`))
-    } else done(null, chunk)
+      return
+    }
+    this.#hash?.update(chunk)
+    done(null, chunk)
   }
 
   override _flush(done: (error: Error | null) => void): void {
@@ -35,13 +41,19 @@ export class CountedBody extends Transform {
   }
 }
 
+/** One part or object to send. */
+export interface Body {
+  readonly size: number
+  open(): Readable
+}
+
 /**
- * Sends a fresh stream and destroys it when the sending is over or `signal` is aborted. Its errors end the request;
+ * Sends a fresh stream, past `hash`, and destroys it when the sending is over or `signal` is aborted. Its errors end the request;
  * the SDK by itself would leave it waiting for the rest.
  */
 export async function withBody<T>(
-  open: () => Readable,
-  size: number,
+  { open, size }: Body,
+  hash: Hash | null,
   signal: AbortSignal,
   send: (stream: Readable) => Promise<T>,
 ): Promise<T> {
@@ -51,7 +63,7 @@ export async function withBody<T>(
   })
   broken.catch(() => {})
   const source = open()
-  const body = new CountedBody(source, size, fail)
+  const body = new CountedBody(source, size, fail, hash)
   const close = () => {
     source.destroy()
     body.destroy()

@@ -1,9 +1,12 @@
 /** The one place that talks to S3: loads the SDK when it is first needed, bounds every attempt, repeats what may pass. */
+import type { Hash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { S3Client, S3ClientConfig } from '@aws-sdk/client-s3'
-import { CallAbortedError, classify, DeadlineError, s3Error, toS3Error } from './s3-errors.ts'
+import { limitAnswers } from './s3-answer-limit.ts'
+import { CallAbortedError, classify, DeadlineError, passes, s3Error, toS3Error } from './s3-errors.ts'
 import { encodeKey } from './s3-headers.ts'
 import type { S3Credentials, S3Settings } from './s3-options.ts'
+import { type Held, type Receipt, Receipts } from './s3-receipt.ts'
 
 /** The slowest line to S3 that a deadline allows for, bytes per second. */
 const SLOWEST_RATE = 64 * 1024
@@ -27,6 +30,7 @@ export interface CallOptions {
 
 export class S3Connection {
   readonly settings: S3Settings
+  readonly #receipts = new Receipts()
   readonly #credentials: S3Credentials | null
   readonly #given: S3Client | null
   readonly #slots: Slots
@@ -63,11 +67,37 @@ export class S3Connection {
         const api = await this.api()
         return await this.#slots.use(signal, () => withDeadline(timeout, signal, (cut) => run(api, cut)))
       } catch (error) {
-        const kind = classify(error)
-        const passes = kind === 'transient' || (kind === 'clock' && attempt === 1)
-        if (!passes || attempt >= attempts) throw toS3Error(error, operation)
+        if (!passes(classify(error), attempt) || attempt >= attempts) throw toS3Error(error, operation)
         await this.pause(attempt, signal)
       }
+    }
+  }
+
+  /**
+   * Sends bytes until S3 confirms that it has them. `send` makes one call and lets every attempt pass a hash of its own;
+   * `look` asks S3 what it holds. Not inside that `call`: a look takes a slot of its own.
+   */
+  async deliver<T extends Receipt>(
+    size: number,
+    signal: AbortSignal | undefined,
+    send: (newHash: () => Hash | null) => Promise<T>,
+    look: () => Promise<Held>,
+  ): Promise<T> {
+    // Those are checked by S3 itself.
+    const addsChecksums = await this.addsChecksums()
+    for (let attempt = 1; ; attempt++) {
+      let hash: Hash | null = null
+      const receipt = await send(() => {
+        hash = addsChecksums ? null : this.#receipts.hash()
+        return hash
+      })
+      try {
+        await this.#receipts.check(receipt, size, digestOf(hash), look)
+        return receipt
+      } catch (error) {
+        if (classify(error) !== 'unconfirmed' || attempt >= this.settings.maxAttempts) throw toS3Error(error, 'receipt')
+      }
+      await this.pause(attempt, signal)
     }
   }
 
@@ -120,7 +150,10 @@ export class S3Connection {
 
   async #open(): Promise<S3Api> {
     const sdk = await import('@aws-sdk/client-s3')
-    return { sdk, client: this.#given ?? new sdk.S3Client(this.#config()) }
+    if (this.#given) return { sdk, client: this.#given }
+    const client = new sdk.S3Client(this.#config())
+    limitAnswers(client)
+    return { sdk, client }
   }
 
   #config(): S3ClientConfig {
@@ -164,6 +197,10 @@ export class S3Connection {
     })
     return url.href.replace(/(?<!\/)\/+$/, '')
   }
+}
+
+function digestOf(hash: Hash | null): string | null {
+  return hash?.digest('hex') ?? null
 }
 
 /** Cuts `work` off when the time is up or the caller gives up, whether or not it listens to its signal. */

@@ -3,6 +3,7 @@ import { isNexusUploaderError, type NexusUploaderError, S3UploadError, type Stor
 
 /**
  * - `transient`: throttled, overloaded, or the network broke: repeat
+ * - `unconfirmed`: a success that does not say what it must, or S3 holds other bytes than were sent: repeat
  * - `timeout`: our own deadline passed
  * - `gone`: no such multipart upload (any more)
  * - `missing`: no such object
@@ -15,6 +16,7 @@ import { isNexusUploaderError, type NexusUploaderError, S3UploadError, type Stor
  */
 export type FailureKind =
   | 'transient'
+  | 'unconfirmed'
   | 'timeout'
   | 'gone'
   | 'missing'
@@ -33,6 +35,11 @@ export class DeadlineError extends Error {
   }
 }
 
+/** S3 answered with a success, and yet does not have what was sent, or is no S3. */
+export class ReceiptError extends Error {
+  override readonly name = 'ReceiptError'
+}
+
 /** The caller's signal was aborted. */
 export class CallAbortedError extends Error {
   override readonly name = 'CallAbortedError'
@@ -45,6 +52,7 @@ export class SourceError extends Error {
 
 const byName: Readonly<Record<string, FailureKind>> = {
   DeadlineError: 'timeout',
+  ReceiptError: 'unconfirmed',
   CallAbortedError: 'aborted',
   SourceError: 'source',
   NoSuchUpload: 'gone',
@@ -116,6 +124,7 @@ const answers: Readonly<
   Record<FailureKind, { readonly status: number; readonly code?: string; readonly message?: string }>
 > = {
   transient: { status: 503, message: 'The storage is not available right now. Nothing was lost; try again.' },
+  unconfirmed: { status: 502 },
   timeout: { status: 504, message: 'The storage did not answer in time. Nothing was lost; try again.' },
   gone: { status: 502, code: 'MULTIPART_GONE', message: 'The storage no longer knows this upload.' },
   missing: { status: 502 },
@@ -128,6 +137,11 @@ const answers: Readonly<
 }
 
 const kinds = new WeakMap<object, FailureKind>()
+
+/** Whether the same request may succeed when it is sent again; different clocks are corrected by the first answer. */
+export function passes(kind: FailureKind, attempt: number): boolean {
+  return kind === 'transient' || kind === 'unconfirmed' || (kind === 'clock' && attempt === 1)
+}
 
 /** The error that leaves the adapter. An error of ours (a size limit hit while reading, say) stays what it is. */
 export function toS3Error(error: unknown, operation: string): NexusUploaderError {

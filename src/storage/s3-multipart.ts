@@ -1,14 +1,18 @@
 /** Multipart uploads of S3, in the engine's words. */
-import type { Part } from '@aws-sdk/client-s3'
+import type { Part, UploadPartCommandInput } from '@aws-sdk/client-s3'
 import type { DirectMultipart, MultipartRef, MultipartStorage, ObjectInfo, PartBody, StoredPart } from '../types.ts'
 import { withBody } from './s3-body.ts'
 import { completeObject, findCompleted } from './s3-complete.ts'
 import type { S3Connection } from './s3-connection.ts'
-import { kindOf, s3Error } from './s3-errors.ts'
+import { kindOf, ReceiptError, s3Error } from './s3-errors.ts'
 import { type ObjectParams, objectParams, refuseStagingKey } from './s3-headers.ts'
 import { warnAboutLifecycle } from './s3-lifecycle.ts'
 import { S3_LIMITS } from './s3-options.ts'
 import { signUrl } from './s3-presign.ts'
+import type { Held } from './s3-receipt.ts'
+
+/** One part, in the SDK's words. */
+type PartName = Pick<UploadPartCommandInput, 'Bucket' | 'Key' | 'UploadId' | 'PartNumber'>
 
 interface ListedPart extends StoredPart {
   readonly crc32: string | undefined
@@ -27,46 +31,62 @@ export class S3Multipart implements MultipartStorage {
     this.partSize = connection.settings.partSize
     this.direct = {
       // Browsers send no checksums, so none may be asked for.
-      create: (fileKey, info) => this.#open(fileKey, info, {}),
+      create: (fileKey, info, onDoubt) => this.#open(fileKey, info, {}, onDoubt),
       signPart: (upload, partNumber, lifetime) => this.#signPart(upload, partNumber, lifetime),
     }
   }
 
   /** Not idempotent in S3: when its answer is lost, an empty multipart upload stays behind (see `abort`). */
-  async create(fileKey: string, info: ObjectInfo): Promise<string> {
+  async create(fileKey: string, info: ObjectInfo, onDoubt?: () => void): Promise<string> {
     // Parts with checksums belong to a multipart upload that was opened for them.
     const addsChecksums = await this.#connection.addsChecksums()
-    return this.#open(fileKey, info, addsChecksums ? { ChecksumAlgorithm: 'CRC32' } : {})
+    return this.#open(fileKey, info, addsChecksums ? { ChecksumAlgorithm: 'CRC32' } : {}, onDoubt)
   }
 
-  async #open(fileKey: string, info: ObjectInfo, more: Pick<ObjectParams, 'ChecksumAlgorithm'>): Promise<string> {
+  async #open(
+    fileKey: string,
+    info: ObjectInfo,
+    more: Pick<ObjectParams, 'ChecksumAlgorithm'>,
+    onDoubt: () => void = () => {},
+  ): Promise<string> {
     const { settings } = this.#connection
     refuseStagingKey(settings, fileKey)
     const params = { ...objectParams(settings, info.mimeType, info.fileName, info.uploadId, info), ...more }
-    const created = await this.#connection.call(
+    let tries = 0
+    const multipartId = await this.#connection.call(
       'CreateMultipartUpload',
-      ({ client, sdk }, abortSignal) =>
-        client.send(new sdk.CreateMultipartUploadCommand({ ...params, ...this.#target(fileKey) }), { abortSignal }),
+      async ({ client, sdk }, abortSignal) => {
+        tries += 1
+        if (tries === 2) onDoubt()
+        const command = new sdk.CreateMultipartUploadCommand({ ...params, ...this.#target(fileKey) })
+        const { UploadId, $metadata } = await client.send(command, { abortSignal })
+        // A client of the application repeats by itself.
+        if (tries === 1 && ($metadata.attempts ?? 1) > 1) onDoubt()
+        if (!UploadId) throw new ReceiptError('the answer has no UploadId')
+        return UploadId
+      },
       { signal: info.signal },
     )
-    if (!created.UploadId) throw s3Error('refused', new Error('CreateMultipartUpload: the answer has no UploadId'))
     void warnAboutLifecycle(this.#connection)
-    return created.UploadId
+    return multipartId
   }
 
   async uploadPart(upload: MultipartRef, partNumber: number, body: PartBody, signal?: AbortSignal): Promise<void> {
     const target = { ...this.#target(upload.fileKey), UploadId: upload.multipartId, PartNumber: partNumber }
-    await this.#connection.call(
-      'UploadPart',
-      ({ client, sdk }, abortSignal) =>
-        withBody(
-          () => body.open(),
-          body.size,
-          abortSignal,
-          (Body) =>
-            client.send(new sdk.UploadPartCommand({ ...target, Body, ContentLength: body.size }), { abortSignal }),
+    const timeout = this.#connection.timeoutFor(body.size)
+    await this.#connection.deliver(
+      body.size,
+      signal,
+      (newHash) =>
+        this.#connection.call(
+          'UploadPart',
+          ({ client, sdk }, abortSignal) =>
+            withBody(body, newHash(), abortSignal, (Body) =>
+              client.send(new sdk.UploadPartCommand({ ...target, Body, ContentLength: body.size }), { abortSignal }),
+            ),
+          { signal, streamed: true, timeout },
         ),
-      { signal, streamed: true, timeout: this.#connection.timeoutFor(body.size) },
+      () => heldPart(this.#connection, target, signal),
     )
   }
 
@@ -122,15 +142,14 @@ export class S3Multipart implements MultipartStorage {
       for (;;) {
         const page = await this.#connection.call(
           'ListParts',
-          ({ client, sdk }, abortSignal) =>
-            client.send(
-              new sdk.ListPartsCommand({
-                ...this.#target(upload.fileKey),
-                UploadId: upload.multipartId,
-                ...(after === undefined ? {} : { PartNumberMarker: after }),
-              }),
-              { abortSignal },
-            ),
+          async ({ client, sdk }, abortSignal) => {
+            const command = new sdk.ListPartsCommand({
+              ...this.#target(upload.fileKey),
+              UploadId: upload.multipartId,
+              ...(after === undefined ? {} : { PartNumberMarker: after }),
+            })
+            return requirePartsOf(upload.multipartId, await client.send(command, { abortSignal }))
+          },
           { signal },
         )
         for (const part of page.Parts ?? []) parts.push(readPart(part))
@@ -166,20 +185,31 @@ export async function abortOne(connection: S3Connection, key: string, multipartI
   }
 }
 
-/** Aborts every open multipart upload of exactly this key: a prefix listing also shows the keys that go on after it. */
+/** Aborts every open multipart upload of exactly this key, and looks whether they have gone. */
 export async function abortAllOf(connection: S3Connection, key: string): Promise<void> {
+  const found = await openUploadsOf(connection, key)
+  for (const id of found) await abortOne(connection, key, id)
+  if (found.length === 0) return
+  const left = await openUploadsOf(connection, key)
+  if (left.some((id) => found.includes(id))) {
+    throw s3Error('unconfirmed', new Error('a multipart upload is still there after it was aborted'))
+  }
+}
+
+/** A prefix listing also shows the keys that go on after it. */
+async function openUploadsOf(connection: S3Connection, key: string): Promise<string[]> {
   const found: string[] = []
   let after: { KeyMarker: string; UploadIdMarker?: string } | undefined
   for (;;) {
-    const page = await connection.call('ListMultipartUploads', ({ client, sdk }, abortSignal) =>
-      client.send(new sdk.ListMultipartUploadsCommand({ Bucket: connection.settings.bucket, Prefix: key, ...after }), {
-        abortSignal,
-      }),
-    )
+    const page = await connection.call('ListMultipartUploads', async ({ client, sdk }, abortSignal) => {
+      const { bucket } = connection.settings
+      const command = new sdk.ListMultipartUploadsCommand({ Bucket: bucket, Prefix: key, ...after })
+      return requireListing(await client.send(command, { abortSignal }))
+    })
     for (const upload of page.Uploads ?? []) {
       if (upload.Key === key && upload.UploadId) found.push(upload.UploadId)
     }
-    if (!page.IsTruncated) break
+    if (!page.IsTruncated) return found
     const before = after && `${after.KeyMarker} ${after.UploadIdMarker}`
     after = {
       KeyMarker: page.NextKeyMarker ?? '',
@@ -187,7 +217,42 @@ export async function abortAllOf(connection: S3Connection, key: string): Promise
     }
     nextMarker('ListMultipartUploads', before, `${after.KeyMarker} ${after.UploadIdMarker}`)
   }
-  for (const id of found) await abortOne(connection, key, id)
+}
+
+/** What S3 holds of one part. */
+export async function heldPart(connection: S3Connection, part: PartName, signal?: AbortSignal): Promise<Held> {
+  const { Bucket, Key, UploadId, PartNumber = 0 } = part
+  const page = await connection.call(
+    'ListParts',
+    async ({ client, sdk }, abortSignal) => {
+      const place = PartNumber > 1 ? { PartNumberMarker: String(PartNumber - 1) } : {}
+      const command = new sdk.ListPartsCommand({ Bucket, Key, UploadId, MaxParts: 1, ...place })
+      return requirePartsOf(UploadId, await client.send(command, { abortSignal }))
+    },
+    { signal },
+  )
+  const found = page.Parts?.find((listed) => listed.PartNumber === PartNumber)
+  return { size: found?.Size, etag: found?.ETag }
+}
+
+/** S3 says whose parts these are. Anything else may come from something that is no S3: not an upload without parts. */
+function requirePartsOf<Page extends { readonly UploadId?: string | undefined }>(
+  id: string | undefined,
+  page: Page,
+): Page {
+  if (page.UploadId !== id) throw new ReceiptError('the answer is no list of the parts of this upload')
+  return page
+}
+
+interface Listing {
+  readonly IsTruncated?: boolean | undefined
+  readonly Bucket?: string | undefined
+}
+
+/** An empty list says that it is one. */
+function requireListing<Page extends Listing>(page: Page): Page {
+  if (page.IsTruncated === undefined && page.Bucket === undefined) throw new ReceiptError('the answer is no listing')
+  return page
 }
 
 /** A server that says there is more but does not move on would be asked for ever. */

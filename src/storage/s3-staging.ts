@@ -2,6 +2,7 @@
 import type { Readable } from 'node:stream'
 import type { OpenStaged, PartBody, StagedObject, StagingStorage } from '../types.ts'
 import { CountedBody, withBody } from './s3-body.ts'
+import { heldObject } from './s3-complete.ts'
 import type { S3Connection } from './s3-connection.ts'
 import { kindOf, s3Error } from './s3-errors.ts'
 
@@ -27,16 +28,20 @@ export class S3Staging implements StagingStorage {
       ...(serverSideEncryption && { ServerSideEncryption: serverSideEncryption }),
       ...(sseKmsKeyId && { SSEKMSKeyId: sseKmsKeyId }),
     }
-    await this.#connection.call(
-      'PutObject',
-      ({ client, sdk }, abortSignal) =>
-        withBody(
-          () => body.open(),
-          body.size,
-          abortSignal,
-          (Body) => client.send(new sdk.PutObjectCommand({ ...params, Body }), { abortSignal }),
+    const timeout = this.#connection.timeoutFor(body.size)
+    await this.#connection.deliver(
+      body.size,
+      signal,
+      (newHash) =>
+        this.#connection.call(
+          'PutObject',
+          ({ client, sdk }, abortSignal) =>
+            withBody(body, newHash(), abortSignal, (Body) =>
+              client.send(new sdk.PutObjectCommand({ ...params, Body }), { abortSignal }),
+            ),
+          { signal, streamed: true, timeout },
         ),
-      { signal, streamed: true, timeout: this.#connection.timeoutFor(body.size) },
+      () => heldObject(this.#connection, this.#target(key).Key, signal),
     )
   }
 

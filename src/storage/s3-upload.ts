@@ -1,12 +1,12 @@
 /** Streams of any length into one object, through lib-storage, which holds a few parts in memory and no more. */
 import type { Readable } from 'node:stream'
-import type { CompletedPart, S3Client } from '@aws-sdk/client-s3'
+import type { CompletedPart, S3Client, UploadPartCommandInput } from '@aws-sdk/client-s3'
 import { asSourceError, CountedBody } from './s3-body.ts'
-import { completeObject } from './s3-complete.ts'
+import { completeObject, heldObject } from './s3-complete.ts'
 import type { S3Api, S3Connection } from './s3-connection.ts'
 import { CallAbortedError, kindOf, toS3Error } from './s3-errors.ts'
 import type { ObjectParams } from './s3-headers.ts'
-import { abortAllOf, abortOne } from './s3-multipart.ts'
+import { abortAllOf, abortOne, heldPart } from './s3-multipart.ts'
 import { S3_LIMITS } from './s3-options.ts'
 
 export interface StreamTarget {
@@ -18,6 +18,8 @@ export interface StreamTarget {
   readonly mark: string
   readonly signal?: AbortSignal | undefined
 }
+
+type PutCommand = import('@aws-sdk/client-s3').PutObjectCommand
 
 /** The fields of lib-storage's commands that we look at. */
 interface CommandInput {
@@ -91,16 +93,35 @@ export class StreamUpload {
       if (this.#failure !== null) throw this.#failure
       if (command instanceof sdk.CompleteMultipartUploadCommand) return await this.#complete(command.input)
       if (command instanceof sdk.CreateMultipartUploadCommand) return await this.#create(api, command)
-      return await this.#connection.call(
-        command.constructor.name.replace(/Command$/, ''),
-        // PutObject or UploadPart; the type stands for both.
-        ({ client }, abortSignal) => client.send(command as InstanceType<typeof sdk.PutObjectCommand>, { abortSignal }),
-        { timeout: this.#connection.timeoutFor(command.input.Body?.byteLength ?? 0), signal: this.#stop.signal },
-      )
+      return await this.#deliver(command as PutCommand)
     } catch (error) {
       this.#fail(error)
       throw error
     }
+  }
+
+  /** PutObject or UploadPart; the type stands for both. Their bodies are in memory. */
+  #deliver(command: PutCommand): Promise<object> {
+    const { input } = command
+    const body = input.Body as Uint8Array | undefined
+    const size = body?.byteLength ?? 0
+    const { signal } = this.#stop
+    return this.#connection.deliver(
+      size,
+      signal,
+      (newHash) => {
+        if (body) newHash()?.update(body)
+        return this.#connection.call(
+          command.constructor.name.replace(/Command$/, ''),
+          ({ client }, abortSignal) => client.send(command, { abortSignal }),
+          { timeout: this.#connection.timeoutFor(size), signal },
+        )
+      },
+      () =>
+        'PartNumber' in input
+          ? heldPart(this.#connection, input as UploadPartCommandInput, signal)
+          : heldObject(this.#connection, this.#target.key, signal),
+    )
   }
 
   /** Does not listen to the signal: only who learns the id can clean up. */

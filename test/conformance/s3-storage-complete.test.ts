@@ -44,18 +44,18 @@ describe('completing', () => {
     expect(fx.double.log('HeadObject')).toHaveLength(1)
   })
 
-  it('looks when the deadline has passed, and finds the object', async () => {
+  it('looks when the deadline has passed, and finds the object [F03, F08]', async () => {
     const storage = fx.adapter({ completeTimeout: 100 })
     await completeUnder({ status: 'drip', delayMs: 3000 }, storage)
     expect(fx.double.log('CompleteMultipartUpload')).toHaveLength(1)
   })
 
-  it('waits for an answer that drips', async () => {
+  it('waits for an answer that drips [F03]', async () => {
     await completeUnder({ status: 'drip', delayMs: 400 })
     expect(fx.double.log('CompleteMultipartUpload')).toHaveLength(1)
   })
 
-  it('repeats after a 200 that turns out to be an error', async () => {
+  it('repeats after a 200 that turns out to be an error [F03]', async () => {
     await completeUnder({ status: 'error-in-200', times: 2 })
     expect(fx.double.log('CompleteMultipartUpload')).toHaveLength(3)
   })
@@ -85,7 +85,7 @@ describe('completing', () => {
     expect(await fx.storage.multipart.complete(ref, parts, info)).toBe(url)
   })
 
-  it('fails when the upload is gone and there is no object, as after a lifecycle rule', async () => {
+  it('fails when the upload is gone and there is no object, as after a lifecycle rule [F13]', async () => {
     const { info, ref, parts } = await ready('gone-lost')
     await fx.storage.multipart.abort(ref)
     const error = await failureOf(fx.storage.multipart.complete(ref, parts, info))
@@ -96,7 +96,7 @@ describe('completing', () => {
   it.each<[string, (parts: readonly StoredPart[]) => readonly StoredPart[], string]>([
     ['another size', (parts) => parts.map((part) => ({ ...part, size: part.size + 1 })), 'same'],
     ["another upload's mark", (parts) => parts, 'other'],
-  ])('does not take an object with %s for its own, even after a success', async (name, change, uploadId) => {
+  ])('does not take an object with %s for its own, even after a success [F11]', async (name, change, uploadId) => {
     const key = `own/${name}`
     const first = objectInfo({ uploadId: 'same' })
     const ref = await fx.sendParts(key, first, bytes)

@@ -133,7 +133,7 @@ describeRedis('servers that share a Redis', () => {
       expect(await servers[1].close()).toBe(0)
     })
 
-    test('answer 503 and to HEAD 423 while Redis is away, and 404 when it has come back empty', async () => {
+    test('answer 503 and to HEAD 423 while Redis is away, and 404 when it has come back empty [G01]', async () => {
       const own = await startRedis()
       try {
         const settings: ServerSettings = {
@@ -198,7 +198,7 @@ describeRedis('servers that share a Redis', () => {
       expect(sha256(await readFile(join(settings.directory, name)))).toBe(sha256(file))
     })
 
-    test('keep every byte when the one that appends sleeps past its lease and wakes up in the middle of it', async () => {
+    test('keep every byte when the one that appends sleeps past its lease and wakes up in the middle of it [G03]', async () => {
       const settings = sharing('redis', 800)
       const servers = await two(() => settings)
       const [a, b] = tusClients(servers)
@@ -231,7 +231,7 @@ describeRedis('servers that share a Redis', () => {
       }
     })
 
-    test('give one object when the completing one is stopped half way and wakes up later', async () => {
+    test('give one object when the completing one is stopped half way and wakes up later [G03, C07]', async () => {
       const settings = sharing('redis', 600)
       const servers = await two(() => settings)
       const [a, b] = nativeClients(servers)

@@ -3,6 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { RedisSessionStore } from '../../src/redis.ts'
 import { cuttingProxy } from '../support/cutting-proxy.ts'
+import { survived } from '../support/fault-points.ts'
 import { losingProxy } from '../support/losing-proxy.ts'
 import {
   clientKinds,
@@ -34,7 +35,7 @@ describeRedis.each(clientKinds)('RedisSessionStore with the client %s', (kind) =
     prefix = newPrefix()
   })
 
-  test('finds out that a change was stored whose answer was lost', async () => {
+  test('finds out that a change was stored whose answer was lost [G09]', async () => {
     const proxy = await losingProxy(server.port)
     const store = await open(proxy.port)
     await store.create(newRecord({ id: `${someId}-0` }))
@@ -45,9 +46,10 @@ describeRedis.each(clientKinds)('RedisSessionStore with the client %s', (kind) =
     expect(proxy.lost).toBe(2)
     expect(keyOf(await store.get(someId))).toBe('second')
     expect(await store.countOpen()).toBe(2)
+    survived('redis', `${kind}: the answer to a creation and to a change lost`, 2)
   })
 
-  test('finds out that a change was stored, or not, also when others have gone on from there', async () => {
+  test('finds out that a change was stored, or not, also when others have gone on from there [G09]', async () => {
     const proxy = await losingProxy(server.port)
     const [store, other] = [await open(proxy.port), await open(server.port)]
     const change = async (from: number, to: number) => {
@@ -65,7 +67,7 @@ describeRedis.each(clientKinds)('RedisSessionStore with the client %s', (kind) =
     expect(await store.get(someId)).toMatchObject({ version: 16, key: 'other' })
   })
 
-  test('says that it cannot say when others have gone on too far', async () => {
+  test('says that it cannot say when others have gone on too far [G09]', async () => {
     const proxy = await losingProxy(server.port)
     const [store, other] = [await open(proxy.port), await open(server.port)]
     await store.create(newRecord())

@@ -128,7 +128,7 @@ describeRedis('RedisSessionStore', () => {
       }
     })
 
-    test('warns once for each client of a Redis that may throw records away, if it may ask', async () => {
+    test('warns once for each client of a Redis that may throw records away, if it may ask [G05]', async () => {
       const warnings: string[] = []
       const listener = (warning: Error & { code?: string }) => warnings.push(`${warning.code} ${warning.message}`)
       process.on('warning', listener)
@@ -158,7 +158,7 @@ describeRedis('RedisSessionStore', () => {
     })
   })
 
-  test(`lists the expired of ${sessions} records in pages, without KEYS or SCAN, while Redis answers others`, async () => {
+  test(`lists the expired of ${sessions} records in pages, without KEYS or SCAN, while Redis answers others [G07]`, async () => {
     const store = new RedisSessionStore(await openClient('redis', server), { prefix: newPrefix() })
     const probe = await openClient('ioredis', server)
     for (let n = 0; n < sessions; n += 500) {

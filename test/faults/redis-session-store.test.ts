@@ -3,6 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { type RedisClient, RedisSessionStore, type RedisSessionStoreOptions } from '../../src/redis.ts'
 import type { SessionRecord } from '../../src/types.ts'
+import { survived } from '../support/fault-points.ts'
 import {
   type ClientKind,
   clientKinds,
@@ -32,11 +33,14 @@ describeRedis.each(clientKinds)('RedisSessionStore with the client %s', (kind: C
   })
   afterAll(() => server.stop())
   beforeEach(async () => {
+    // A test that failed half way may have left it stopped or killed.
+    server.signal('SIGCONT')
+    await server.start()
     prefix = newPrefix()
-    store = await open({ commandTimeout: 400, maxPendingCommands: 100 })
+    store = await open({ commandTimeout: 1_000, maxPendingCommands: 100 })
   })
 
-  test('has every acknowledged record after Redis was killed in the middle of the work', async () => {
+  test('has every acknowledged record after Redis was killed in the middle of the work [G01]', async () => {
     const acknowledged: string[] = []
     const work = Promise.all(
       many(60).map(async (record, n) => {
@@ -54,15 +58,16 @@ describeRedis.each(clientKinds)('RedisSessionStore with the client %s', (kind: C
     await eventually(() => store.get(someId))
     for (const id of acknowledged) expect((await store.get(id))?.id).toBe(id)
     expect(await store.countOpen()).toBeGreaterThanOrEqual(acknowledged.length)
+    survived('redis', `${kind}: killed while records are created`)
   })
 
-  test('hands no command to a client that is away, and so none is carried out when nobody waits any more', async () => {
+  test('hands no command to a client that is away, and so none is carried out when nobody waits any more [G01, G02]', async () => {
     await server.kill()
     await pause(50)
     const failures = await Promise.all(many(1000).map((record) => failureOf(store.create(record))))
     expect(failures.every((failure) => failure?.status === 503)).toBe(true)
     expect(failures.filter((failure) => failure?.cause === 'BACKLOG')).toHaveLength(900)
-    expect(Math.max(...failures.map((failure) => failure?.time ?? 0))).toBeLessThan(1500)
+    expect(Math.max(...failures.map((failure) => failure?.time ?? 0))).toBeLessThan(5_000)
     await server.start()
     await eventually(() => store.get(someId))
     await pause(100)
@@ -71,9 +76,9 @@ describeRedis.each(clientKinds)('RedisSessionStore with the client %s', (kind: C
 
   test.each([
     ['is stopped', async () => server.signal('SIGSTOP'), async () => server.signal('SIGCONT')],
-    ['pauses its clients', () => server.command('CLIENT', 'PAUSE', '2500'), () => pause(1200)],
-    ['sleeps', async () => void server.command('DEBUG', 'SLEEP', '2.5').catch(() => {}), () => pause(1200)],
-  ])('answers 503 in time, and to all beyond the limit at once, when Redis %s', async (_, begin, end) => {
+    ['pauses its clients', () => server.command('CLIENT', 'PAUSE', '6000'), () => pause(4_000)],
+    ['sleeps', async () => void server.command('DEBUG', 'SLEEP', '6').catch(() => {}), () => pause(4_000)],
+  ])('answers 503 in time, and to all beyond the limit at once, when Redis %s [G02]', async (what, begin, end) => {
     await store.create(newRecord())
     await begin()
     await pause(20)
@@ -82,14 +87,15 @@ describeRedis.each(clientKinds)('RedisSessionStore with the client %s', (kind: C
       const failures = await Promise.all(Array.from({ length: 1000 }, () => failureOf(store.get(someId))))
       expect(failures.every((failure) => failure?.status === 503)).toBe(true)
       expect(failures.filter((failure) => failure?.cause === 'TIMEOUT').length).toBe(round === 0 ? 100 : 0)
-      expect(performance.now() - start).toBeLessThan(1200)
+      expect(performance.now() - start).toBeLessThan(5_000)
     }
     await end()
     await eventually(() => store.get(someId))
     expect(await Promise.all(Array.from({ length: 100 }, () => store.get(someId)))).toHaveLength(100)
+    survived('redis', `${kind}: 3000 reads while Redis ${what}`)
   })
 
-  test('refuses changes with 503 while the memory of Redis is full, changes nothing, and still deletes', async () => {
+  test('refuses changes with 503 while the memory of Redis is full, changes nothing, and still deletes [G05]', async () => {
     await store.create(newRecord({ owner: 'ann' }))
     await store.create(newRecord({ id: `${someId}-2`, expiresAt: 1 }))
     const other = await open()
@@ -111,7 +117,7 @@ describeRedis.each(clientKinds)('RedisSessionStore with the client %s', (kind: C
     expect(await store.replace(changed(), 1)).toBe(true)
   })
 
-  test('refuses changes with 503 while Redis is a replica', async () => {
+  test('refuses changes with 503 while Redis is a replica [G06]', async () => {
     await store.create(newRecord())
     await server.command('REPLICAOF', '127.0.0.1', '1')
     try {
@@ -123,7 +129,7 @@ describeRedis.each(clientKinds)('RedisSessionStore with the client %s', (kind: C
     expect(await store.replace(changed(), 1)).toBe(true)
   })
 
-  test('never takes a foreign value for a missing or an own record, and leaves it alone', async () => {
+  test('never takes a foreign value for a missing or an own record, and leaves it alone [G06, A14]', async () => {
     const key = `{${prefix}}:s:${someId}`
     const foreign = [
       ['SET', key, 'something'],
@@ -144,10 +150,11 @@ describeRedis.each(clientKinds)('RedisSessionStore with the client %s', (kind: C
         expect(await failureOf(store.replace(changed(), 1)), `${command}`).toMatchObject(unreadable)
       }
       expect(await server.command('DUMP', key)).toEqual(before)
+      survived('redis', `${kind}: a foreign value, ${command.slice(2).join(' ')}`)
     }
   })
 
-  test('takes a record with any field changed, lost or added for damaged, not for missing', async () => {
+  test('takes a record with any field changed, lost or added for damaged, not for missing [A14]', async () => {
     const key = `{${prefix}}:s:${someId}`
     const run = (index: number) => ({ index, count: 1, size: 5, offset: null, loose: 1 })
     await store.create(newRecord({ chunks: [run(0), run(2), run(10)] }))
@@ -176,6 +183,7 @@ describeRedis.each(clientKinds)('RedisSessionStore with the client %s', (kind: C
       expect(await failureOf(fresh((own) => own.delete(someId))), field).toMatchObject(unreadable)
       await server.command('HSET', key, field, value)
       expect((await fresh((own) => own.get(someId)))?.id).toBe(someId)
+      survived('redis', `${kind}: field ${field} of a record changed or lost`)
     }
     await server.command('HSET', key, 'c5', JSON.stringify(run(5)))
     expect(await failureOf(fresh((own) => own.get(someId)))).toMatchObject(unreadable)
@@ -194,7 +202,7 @@ describeRedis.each(clientKinds)('RedisSessionStore with the client %s', (kind: C
     expect(await server.command('EXISTS', key, `{${prefix}}:s:${someId}`)).toBe(2)
   })
 
-  test('goes on with an empty Redis after FLUSHALL, and counts from zero', async () => {
+  test('goes on with an empty Redis after FLUSHALL, and counts from zero [G06]', async () => {
     await Promise.all(many(20).map((record) => store.create(record)))
     const changes = many(20).map((record) => failureOf(store.replace({ ...record, version: 2 }, 1)))
     await server.command('FLUSHALL')
@@ -228,7 +236,7 @@ describeRedis.each(clientKinds)('RedisSessionStore with the client %s', (kind: C
     expect(await (await open()).get(someId)).toEqual(next)
   })
 
-  test('knows only what is under its own prefix, whatever the prefix looks like', async () => {
+  test('knows only what is under its own prefix, whatever the prefix looks like [G08]', async () => {
     const prefixes = [`${prefix}a`, `${prefix}a:s`, `${prefix}*`, `${prefix}[a]`, `${prefix}ü`]
     const stores = await Promise.all(prefixes.map((own) => open({ prefix: own })))
     for (const [n, own] of stores.entries()) await own.create(newRecord({ key: `${n}`, expiresAt: 1, owner: 'ann' }))
@@ -271,7 +279,7 @@ describeRedis.each(clientKinds)('RedisSessionStore with the client %s and a Redi
   afterAll(() => server.stop())
 
   test.each([{}, { password: 'very-secret' }, { username: 'nobody', password: 'very-secret' }])(
-    'answers 503 without the right one, and shows it nowhere (%j)',
+    'answers 503 without the right one, and shows it nowhere (%j) [G06]',
     async (credentials) => {
       const client = await openClient(kind, { port: server.port, ...credentials })
       const store = new RedisSessionStore(client, { commandTimeout: 300 })

@@ -159,7 +159,8 @@ describe('uploads to S3', () => {
     }
     expect(await objects()).toHaveLength(5)
     expect(await openUploads()).toBe(0)
-  })
+    // It starts 20 processes.
+  }, 240_000)
 })
 
 describe('an S3 that fails', () => {
@@ -197,7 +198,16 @@ describe('an S3 that fails', () => {
     }
   }
 
-  it('by an error document in a 200 on CompleteMultipartUpload is not taken for a success', async () => {
+  it('by losing the answer to one CreateMultipartUpload leaves no multipart upload behind that nobody knows [F01, F13]', async () => {
+    target.double?.fail('CreateMultipartUpload', { status: 'lost-response' })
+    await sendAll()
+    const { key } = await client.complete(id)
+    expect(await stored(key)).toBe(sha256(file))
+    expect(target.double?.log('CreateMultipartUpload')).toHaveLength(2)
+    expect(await openUploads()).toBe(0)
+  })
+
+  it('by an error document in a 200 on CompleteMultipartUpload is not taken for a success [F03]', async () => {
     fail('CompleteMultipartUpload', { status: 'error-in-200' })
     await sendAll()
     await expect(client.complete(id)).rejects.toMatchObject({ retryable: true })
@@ -206,7 +216,7 @@ describe('an S3 that fails', () => {
     await client.complete(id)
   })
 
-  it('by hanging on CompleteMultipartUpload ends in bounded time', async () => {
+  it('by hanging on CompleteMultipartUpload ends in bounded time [F08]', async () => {
     fail('CompleteMultipartUpload', { status: 'hang' })
     await sendAll()
     await expect(client.complete(id)).rejects.toMatchObject({ retryable: true })
@@ -214,7 +224,7 @@ describe('an S3 that fails', () => {
     expect(await stored((await client.complete(id)).key)).toBe(sha256(file))
   })
 
-  it('by dropping the multipart upload with parts in it ends the upload with 410, never with a success', async () => {
+  it('by dropping the multipart upload with parts in it ends the upload with 410, never with a success [F13]', async () => {
     await sendAll()
     await until(async () => (await client.get(id)).sentParts.flat().join() === '1,2')
     const { key, multipartId } = await client.get(id)

@@ -32,6 +32,8 @@ export interface RedisServer {
   signal(name: NodeJS.Signals): void
   /** Runs a command over a connection of its own; an error for an answer rejects. */
   command(...args: string[]): Promise<unknown>
+  /** The same with the password that `requirepass` was set to. */
+  commandWith(password: string, ...args: string[]): Promise<unknown>
 }
 
 const servers = new Set<ChildProcess>()
@@ -49,13 +51,14 @@ afterAll(() => {
 export async function startRedis(...settings: string[]): Promise<RedisServer> {
   const folder = makeFolder()
   const port = await freePort()
-  let child: ChildProcess
+  let child: ChildProcess | undefined
   const server: RedisServer = {
     port,
     get pid() {
-      return child.pid ?? 0
+      return child?.pid ?? 0
     },
     async start() {
+      if (child && child.exitCode === null && child.signalCode === null) return
       const args = ['--port', `${port}`, '--bind', '127.0.0.1', '--dir', folder.path, '--save', '']
       args.push('--logfile', join(folder.path, 'redis.log'), '--enable-debug-command', 'yes', ...settings)
       child = spawn('redis-server', args, { stdio: 'ignore' })
@@ -63,7 +66,7 @@ export async function startRedis(...settings: string[]): Promise<RedisServer> {
       await untilReachable(port)
     },
     async kill() {
-      if (child.exitCode !== null || child.signalCode !== null) return
+      if (!child || child.exitCode !== null || child.signalCode !== null) return
       const exited = once(child, 'exit')
       child.kill('SIGKILL')
       await exited
@@ -73,16 +76,20 @@ export async function startRedis(...settings: string[]): Promise<RedisServer> {
       await server.kill()
       await folder.remove()
     },
-    signal: (name) => void child.kill(name),
-    async command(name, ...args) {
-      const client = new Redis({ port, host: '127.0.0.1', retryStrategy: () => null, commandTimeout: 5_000 })
-      client.on('error', () => {})
-      try {
-        return await client.call(name, args)
-      } finally {
-        client.disconnect()
-      }
-    },
+    signal: (name) => void child?.kill(name),
+    command: (...args) => call({}, args),
+    commandWith: (password, ...args) => call({ password }, args),
+  }
+  const call = async (more: { password?: string }, [name = '', ...args]: string[]) => {
+    // Without its check at the start, which a busy Redis refuses.
+    const settings = { retryStrategy: () => null, commandTimeout: 5_000, enableReadyCheck: false }
+    const client = new Redis({ port, host: '127.0.0.1', ...settings, ...more })
+    client.on('error', () => {})
+    try {
+      return await client.call(name, args)
+    } finally {
+      client.disconnect()
+    }
   }
   await server.start()
   return server

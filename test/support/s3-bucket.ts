@@ -32,8 +32,15 @@ export interface NamedPart {
   readonly crc32: string | null
 }
 
-/** Every part but the last has at least this size, bytes. */
-const MIN_PART = 5 * 1024 * 1024
+/** Every part but the last has at least this size in S3, bytes. */
+export const MIN_PART = 5 * 1024 * 1024
+
+export interface PartRules {
+  /** All parts but the last have one size. */
+  readonly equalParts: boolean
+  /** Smallest part but the last, bytes. */
+  readonly minPart: number
+}
 
 export class DoubleBucket {
   readonly objects = new Map<string, DoubleObject>()
@@ -81,7 +88,7 @@ export class DoubleBucket {
   }
 
   /** Makes the object. Again after it succeeded, it gives the same answer, as AWS does. */
-  complete(key: string, id: string, named: readonly NamedPart[], equalParts: boolean): DoubleObject {
+  complete(key: string, id: string, named: readonly NamedPart[], rules: PartRules): DoubleObject {
     const before = this.#completed.get(id)
     if (before && this.objects.get(key) === before) return before
     const upload = this.upload(key, id)
@@ -90,7 +97,7 @@ export class DoubleBucket {
       if (index > 0 && part.partNumber <= (named[index - 1]?.partNumber ?? 0)) throw new S3Fault('InvalidPartOrder')
       return findPart(upload, part)
     })
-    checkSizes(pieces, equalParts)
+    checkSizes(pieces, rules)
     const md5 = createHash('md5').update(Buffer.concat(pieces.map((piece) => Buffer.from(piece.md5, 'hex'))))
     const object = this.#store({
       key,
@@ -122,9 +129,9 @@ function findPart(upload: DoubleUpload, { partNumber, etag, crc32 }: NamedPart):
   return part
 }
 
-function checkSizes(pieces: readonly StoredBytes[], equalParts: boolean): void {
+function checkSizes(pieces: readonly StoredBytes[], { equalParts, minPart }: PartRules): void {
   for (const [index, piece] of pieces.slice(0, -1).entries()) {
-    if (piece.size < MIN_PART) throw new S3Fault('EntityTooSmall')
+    if (piece.size < minPart) throw new S3Fault('EntityTooSmall')
     if (equalParts && index > 0 && piece.size !== pieces[0]?.size) {
       throw new S3Fault('InvalidPart', 'All non-trailing parts must have the same length.')
     }

@@ -11,8 +11,16 @@ import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type DoubleBucket, type DoubleObject, type DoubleUpload, readObject } from './s3-bucket.ts'
-import { codeOfStatus, FaultOrders, type OrderedFault, S3Fault } from './s3-fault.ts'
+import {
+  type DoubleBucket,
+  type DoubleObject,
+  type DoubleUpload,
+  MIN_PART,
+  type PartRules,
+  readObject,
+} from './s3-bucket.ts'
+import { FaultOrders, type OrderedFault, S3Fault } from './s3-fault.ts'
+import { errorReply, faultReply, notDone, spoil } from './s3-fault-reply.ts'
 import { type Call, operationOf, operations, type Reply } from './s3-operations.ts'
 import { decode, type SigningKeys, verifySignature } from './s3-signature.ts'
 
@@ -21,6 +29,8 @@ export interface S3DoubleOptions {
   store?: 'memory' | 'disk'
   /** Refuse parts of different sizes (but the last), as Cloudflare R2 does. */
   equalParts?: boolean
+  /** Smallest part but the last, bytes. Default 5 MiB, as S3 has it. */
+  minPart?: number
 }
 
 export interface LoggedRequest {
@@ -42,7 +52,7 @@ export class S3Double {
   readonly keys: SigningKeys
   readonly requests: LoggedRequest[] = []
   readonly buckets = new Map<string, DoubleBucket>()
-  readonly equalParts: boolean
+  readonly rules: PartRules
   readonly folder: string | null
   /** Most entries in one page of a listing, whatever the client asks for. */
   pageSize = 1000
@@ -55,22 +65,26 @@ export class S3Double {
   readonly #server: Server
   readonly #faults = new FaultOrders()
 
-  private constructor(server: Server, folder: string | null, equalParts: boolean) {
+  private constructor(server: Server, folder: string | null, rules: PartRules) {
     this.#server = server
     this.folder = folder
-    this.equalParts = equalParts
+    this.rules = rules
     this.endpoint = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
     this.keys = { accessKeyId: 'doublekey', secretAccessKey: 'doublesecret0123456789', region: 'us-east-1' }
   }
 
-  static async start({ store = 'memory', equalParts = false }: S3DoubleOptions = {}): Promise<S3Double> {
+  static async start({
+    store = 'memory',
+    equalParts = false,
+    minPart = MIN_PART,
+  }: S3DoubleOptions = {}): Promise<S3Double> {
     const server = createServer()
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject)
       server.listen(0, '127.0.0.1', resolve)
     })
     const folder = store === 'disk' ? await mkdtemp(join(tmpdir(), 's3-double-')) : null
-    const double = new S3Double(server, folder, equalParts)
+    const double = new S3Double(server, folder, { equalParts, minPart })
     server.on('request', (request, response) => {
       double.#serve(request, response).catch(() => response.destroy())
     })
@@ -111,6 +125,11 @@ export class S3Double {
     return [...(this.buckets.get(bucket)?.uploads.values() ?? [])]
   }
 
+  /** Requests that wait for an answer. */
+  get openRequests(): number {
+    return this.#open
+  }
+
   /** Closes kept-alive connections, as servers do after a while. */
   closeIdleConnections(): void {
     this.#server.closeIdleConnections()
@@ -135,15 +154,18 @@ export class S3Double {
     const entry = log(call)
     this.requests.push(entry)
     const fault = this.#faults.take(call.op)
-    if (fault?.delayMs !== undefined && fault.status !== 'drip') await sleep(fault.delayMs, undefined, { ref: false })
+    const drips = fault?.status === 'drip' || fault?.status === 'drip-error'
+    if (fault?.delayMs !== undefined && !drips) await sleep(fault.delayMs, undefined, { ref: false })
     if (fault?.status === 'hang') return
     if (fault?.status === 'reset') return void request.socket.resetAndDestroy()
+    if (fault?.status === 'close') return void request.socket.destroy()
     const reply = fault && notDone(fault) ? faultReply(call, fault) : await this.#answer(call)
+    if (fault && reply.status < 300) spoil(call, fault, reply)
     if (fault?.status === 'lost-response') return void request.socket.resetAndDestroy()
     entry.status = reply.status
     // The rest of a body that nobody read: the connection stays usable, as with AWS.
     request.resume()
-    await send(response, reply, fault?.status === 'drip' ? (fault.delayMs ?? 100) : 0)
+    await send(response, reply, drips ? (fault.delayMs ?? 100) : 0)
   }
 
   #read(request: IncomingMessage): Call {
@@ -182,30 +204,6 @@ function log({ op, bucket, key, query, request }: Call): LoggedRequest {
     headers: request.headers,
     status: 0,
   }
-}
-
-function notDone({ status }: OrderedFault): boolean {
-  return !(status === 'ok' || status === 'drip' || status === 'lost-response')
-}
-
-function faultReply(call: Call, { status }: OrderedFault): Reply {
-  if (status === 'html') {
-    return { status: 503, headers: { 'content-type': 'text/html' }, body: '<html><body>Bad gateway</body></html>' }
-  }
-  if (status === 'empty-200') return { status: 200, headers: {}, body: '' }
-  if (status === 'error-in-200') {
-    const error = errorReply(call, 'InternalError', 200, 'We encountered an internal error. Please try again.')
-    return { ...error, body: `<?xml version="1.0" encoding="UTF-8"?>\n   ${error.body}` }
-  }
-  if (typeof status === 'number') return errorReply(call, codeOfStatus(status), status, 'ordered by the test')
-  const fault = new S3Fault(status)
-  return errorReply(call, fault.code, fault.status, 'ordered by the test')
-}
-
-function errorReply({ bucket, request }: Call, code: string, status: number, message: string): Reply {
-  const text = message.replace(/[<&>]/g, '?')
-  const body = `<Error><Code>${code}</Code><Message>${text}</Message><BucketName>${bucket}</BucketName><RequestId>tx0000${code}</RequestId></Error>`
-  return { status, headers: { 'content-type': 'application/xml' }, body: request.method === 'HEAD' ? '' : body }
 }
 
 /** Writes the answer; with `dripMs`, white space first and the body only then, as AWS does while it completes. */

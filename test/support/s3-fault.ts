@@ -67,6 +67,12 @@ export interface OrderedFault {
    * - `drip`: done; 200 at once, white space for `delayMs`, then the real body
    * - `lost-response`: done, then the connection is reset
    * - `empty-200`: 200 without a body, and nothing done
+   * - `drip-error`: 200 at once, white space for `delayMs`, then an `<Error>` body, and nothing done
+   * - `no-etag`, `wrong-etag`: done, but the answer has no ETag, or that of other bytes
+   * - `truncated`, `damaged`: 200, but half of the body is missing, or one of its bytes is another
+   * - `close`: the connection is closed without an answer, as when a kept-alive one has been idle for too long
+   * - `redirect-301`, `redirect-307`: to `location`, and nothing done
+   * - `reply`: whatever `reply` says, and nothing done
    * - `ok`: done and answered; with `delayMs` that is a slow server
    */
   status:
@@ -78,10 +84,23 @@ export interface OrderedFault {
     | 'drip'
     | 'lost-response'
     | 'empty-200'
+    | 'drip-error'
+    | 'no-etag'
+    | 'wrong-etag'
+    | 'truncated'
+    | 'damaged'
+    | 'close'
+    | 'redirect-301'
+    | 'redirect-307'
+    | 'reply'
     | 'ok'
     | (string & {})
   /** Waits before it answers, ms. */
   delayMs?: number
+  /** Where a redirect leads. */
+  location?: string
+  /** The answer of `reply`. */
+  reply?: { readonly status: number; readonly headers?: Record<string, string>; readonly body: string }
 }
 
 /** The code that a bare status stands for. */

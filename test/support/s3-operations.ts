@@ -167,7 +167,7 @@ export const operations: Readonly<Record<string, Operation>> = {
   CompleteMultipartUpload: async (call, payload) => {
     const bucket = bucketOf(call)
     const parts = elements(await text(await receive(call, payload)), 'Part').map(readNamedPart)
-    const object = bucket.complete(call.key, call.query.get('uploadId') ?? '', parts, call.double.equalParts)
+    const object = bucket.complete(call.key, call.query.get('uploadId') ?? '', parts, call.double.rules)
     const location = tag('Location', `${call.double.endpoint}/${call.bucket}/${call.key}`)
     const rest = tag('Bucket', call.bucket) + tag('Key', call.key) + tag('ETag', object.etag)
     return xml('CompleteMultipartUploadResult', location + rest)
