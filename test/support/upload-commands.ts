@@ -46,10 +46,12 @@ const statusOf = (error: { status?: number }): number => {
   return error.status
 }
 
-const pick = (world: World, n: number) => world.uploads[n % world.uploads.length] as Tracked
+/** The newest mostly: the older ones have often ended. */
+const pick = (world: World, n: number) => world.uploads.at(-1 - (n % world.uploads.length)) as Tracked
+const which = fc.constantFrom(0, 0, 0, 0, 1, 2)
 
 const sizes = fc.constantFrom(null, 0, 1, 99, 100, 101, 150, 250, 399, 400, 1000)
-const kinds = fc.constantFrom('right', 'right', 'right', 'right', 'other', 'short', 'long', 'empty', 'random')
+const kinds = fc.constantFrom('right', 'right', 'right', 'again', 'again', 'other', 'short', 'long', 'empty', 'random')
 
 const create = fc
   .record({ total: sizes, chunkSize: fc.constantFrom(null, null, 40, 100, 151), cut: fc.constantFrom(40, 100, 150) })
@@ -74,8 +76,9 @@ const create = fc
       ),
   )
 
-function dataOf({ file, cut }: Tracked, index: number, kind: string, seed: number): Buffer {
+function dataOf({ file, cut, model }: Tracked, index: number, kind: string, seed: number): Buffer {
   const right = file.subarray(Math.max(0, index) * cut, Math.max(0, index) * cut + cut)
+  if (kind === 'again') return model.chunks.get(index) ?? right
   if (kind === 'right') return right
   if (kind === 'other') return bytes(right.length, seed + 100)
   if (kind === 'short') return right.subarray(0, Math.max(0, right.length - 1))
@@ -104,7 +107,7 @@ async function sendChunk(upload: Tracked, index: number, data: Buffer, system: U
 
 const chunk = fc
   .record({
-    n: fc.nat(3),
+    n: which,
     index: fc.constantFrom(0, 0, 1, 1, 2, 3, 4, 7, -1, 1.5, 29, 30),
     kind: kinds,
     seed: fc.nat(999),
@@ -117,7 +120,7 @@ const chunk = fc
       }),
   )
 
-const fill = fc.record({ n: fc.nat(3), reversed: fc.boolean() }).map(
+const fill = fc.record({ n: which, reversed: fc.boolean() }).map(
   ({ n, reversed }) =>
     new Command(`fill(${n}, ${reversed})`, async (world, system) => {
       const upload = pick(world, n)
@@ -169,10 +172,10 @@ async function requireSame(world: World, system: UploadSystem, n: number): Promi
   expect(indexes).toEqual([...model.chunks.keys()].sort((a, b) => a - b))
 }
 
-const complete = fc.nat(3).map((n) => new Command(`complete(${n})`, (world, system) => completeIt(world, system, n)))
-const progress = fc.nat(3).map((n) => new Command(`progress(${n})`, (world, system) => requireSame(world, system, n)))
+const complete = which.map((n) => new Command(`complete(${n})`, (world, system) => completeIt(world, system, n)))
+const progress = which.map((n) => new Command(`progress(${n})`, (world, system) => requireSame(world, system, n)))
 
-const abort = fc.nat(3).map(
+const abort = which.map(
   (n) =>
     new Command(`abort(${n})`, async (world, system) => {
       const { model, id } = pick(world, n)
@@ -198,7 +201,7 @@ async function statusAfterSweep(system: UploadSystem, id: string): Promise<numbe
   }
 }
 
-const sweep = fc.constantFrom(0, 0.6 * hour, 1.1 * hour).map(
+const sweep = fc.constantFrom(0, 0, 0.3 * hour, 0.6 * hour, 1.1 * hour).map(
   (time) =>
     new Command(
       `sweep after ${time / hour} h`,
@@ -236,10 +239,14 @@ const trouble = fc.constantFrom('never' as const, 'never' as const, 'before' as 
     ),
 )
 
+/** What goes on behind the callers' backs, parts on their way for one, gets somewhere. */
+const rest = fc.constant(new Command('rest', () => wait(10), false))
+
 /** @param maxCommands of one history */
 export function histories(maxCommands: number) {
-  const each = [create, chunk, chunk, chunk, fill, complete, complete, progress, abort, sweep, restart, trouble]
-  return fc.commands(each, { maxCommands, size: 'max' })
+  const often = [create, create, chunk, chunk, chunk, chunk, chunk, chunk, chunk, chunk, fill, fill, fill]
+  const seldom = [complete, complete, progress, abort, sweep, restart, restart, trouble, rest, rest]
+  return fc.commands([...often, ...seldom], { maxCommands, size: 'max' })
 }
 
 /** One history; then no acknowledged byte is missing, and nothing else is there. */
