@@ -12,7 +12,6 @@ import type { NamedPart, StoredObject, StoredPart } from './storage-contract.ts'
 export type * from './session-contract.ts'
 export type * from './storage-contract.ts'
 
-
 export type UploadAction = 'create' | 'write' | 'read' | 'complete' | 'abort'
 
 /** What a create is about to do; `onCreate` may change the marked fields. */
