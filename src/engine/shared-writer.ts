@@ -10,7 +10,7 @@ import { type Chunk, findChunk, trueOffset } from './chunk-map.ts'
 import { addChunk, type ChunkPlan, checkSize, otherSize, planSizedChunk } from './chunk-plan.ts'
 import { chunkConflict, requireActive, touch, writtenOf } from './chunk-writer.ts'
 import type { EngineParts } from './engine-options.ts'
-import { accepted } from './first-bytes.ts'
+import { accepted, beginning, withoutChunk } from './first-bytes.ts'
 import { sumOf } from './known-sums.ts'
 import type { MultipartOpening } from './multipart-opening.ts'
 import { partRange } from './part-plan.ts'
@@ -155,9 +155,12 @@ export class SharedWriter {
     let freed: readonly number[] = []
     await this.#parts.sessions.update(session.id, (current) => {
       requireActive(current)
-      const without = withoutParts(current, parts)
+      const { start } = partRange(current, parts[0] ?? 1)
+      // What takes the place of a beginning that has passed is looked at again, all of it.
+      const first = start < beginning ? Math.ceil(beginning / current.partSize) : 0
+      const without = withoutParts(current, [...Array.from({ length: first }, (_, i) => i + 1), ...parts])
       freed = without.freed
-      return without.session
+      return withoutChunk(without.session, start)
     })
     this.#pieces.discard(session.id, freed)
     throw chunkConflict()
