@@ -171,6 +171,23 @@ describe('a chunk that comes again', () => {
     }
   })
 
+  it('with other bytes, which the storage takes in after the chunk counts: they are never in a file', async () => {
+    const { nodes, storage } = sharedNodes(2, sharedStorage())
+    const [a, b] = nodes as [(typeof nodes)[0], (typeof nodes)[0]]
+    const file = bytes(3 * partSize + 5)
+    const id = await a.client.create(file.length, { chunkSize: partSize })
+    for (const [index, data] of cut(file, partSize).entries()) await a.client.write(id, index, data)
+    // Of a request that was given up, and of a node that has died since.
+    const { key: fileKey, multipartId } = await a.client.get(id)
+    const other = bytes(partSize, 77)
+    const ref = { fileKey, multipartId: multipartId ?? '' }
+    await storage.multipart?.uploadPart(ref, 2, { path: null, size: partSize, open: () => Readable.from([other]) })
+    await expect(b.client.complete(id)).rejects.toMatchObject({ status: 409, missing: [[1, 1]] })
+    expect(storage.keys()).toEqual([])
+    await a.client.write(id, 1, file.subarray(partSize, 2 * partSize))
+    expect(storage.read((await b.client.complete(id)).key)).toEqual(file)
+  })
+
   it('is recognised on every node, also after the end, and listed with its sum', async () => {
     const { nodes, sessions } = sharedNodes(2, sharedStorage())
     const [a, b] = nodes as [(typeof nodes)[0], (typeof nodes)[0]]
