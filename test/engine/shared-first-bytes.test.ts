@@ -192,6 +192,24 @@ describe('a file of another type than it is declared as', () => {
   })
 })
 
+describe('a beginning that has passed', () => {
+  it('and was replaced in the storage behind the record is looked at again when it comes again', async () => {
+    const all = looking()
+    const { a, b, storage } = all
+    const file = picture(3 * partSize)
+    const id = await a.create({ totalSize: file.length, chunkSize: partSize })
+    for (const [index, data] of cut(file, partSize).entries()) await a.write(id, index, data)
+    const { key: fileKey, multipartId } = await a.get(id)
+    const late = { path: null, size: partSize, open: () => streamOf(bytes(partSize)) }
+    await storage.multipart?.uploadPart({ fileKey, multipartId: multipartId ?? '' }, 1, late)
+    await expect(b.complete(id)).rejects.toMatchObject({ status: 409, missing: [[0, 0]] })
+    const bad = program(partSize)
+    const checksum = `sha256:${createHash('sha256').update(bad).digest('base64')}`
+    await expect(a.write(id, 0, bad, checksum)).rejects.toMatchObject(refusal)
+    await expectRefused(all, id)
+  })
+})
+
 describe('two nodes that look at the same time', () => {
   /** `a` has begun to read the pieces, and gets them when `b` has done what it does. */
   async function meanwhile(all: Looking, file: Buffer, act: (id: string) => Promise<void>) {
