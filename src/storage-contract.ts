@@ -136,6 +136,8 @@ export interface StoredPart {
   readonly partNumber: number
   readonly size: number
   readonly etag: string
+  /** CRC-32 of its bytes, when the storage knows it: then a part that was replaced by a late request is noticed. */
+  readonly crc32?: number | undefined
 }
 
 /** A part as a client names it. */

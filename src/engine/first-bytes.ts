@@ -140,10 +140,13 @@ export class FirstBytes {
 
   async #check(seen: UploadSession, request: Asked): Promise<UploadSession> {
     let session = seen
+    const isStored = seen.staged === 'storage'
     for (let attempt = 1; ; attempt++) {
       const edition = editionOf(session)
       const bytes = await this.#read(session).catch((error) => {
-        const mayHaveMoved = !isNexusUploaderError(error) || error.code === 'STAGING_LOST'
+        // Pieces go when another node has made a part of them, or has refused them.
+        const mayHaveMoved =
+          !isNexusUploaderError(error) || error.code === 'STAGING_LOST' || (isStored && error.status >= 500)
         if (attempt === maxAttempts || !mayHaveMoved) throw fromFileSystemError(error)
         return null
       })
@@ -154,6 +157,7 @@ export class FirstBytes {
       if (!stored) throw new UploadNotFoundError()
       // A chunk was replaced, or moved to its place, meanwhile.
       if (isAccepted(stored)) return stored
+      if (stored.refusal) throw refusedAlready(stored.refusal)
       if (attempt === maxAttempts) throw new StorageUnavailableError()
       session = stored
     }

@@ -10,12 +10,16 @@ import {
 import type { NamedPart, Span, StoredPart, UploadSession } from '../types.ts'
 import { requireNamed, requireSize } from './direct-uploads.ts'
 import type { EngineParts } from './engine-options.ts'
+import { withoutChunk } from './first-bytes.ts'
+import { sumsOf } from './known-sums.ts'
 import { objectInfo } from './multipart-opening.ts'
 import { partCount, partRange } from './part-plan.ts'
 import type { PartSender } from './part-sender.ts'
+import { otherParts, withoutParts } from './piece-map.ts'
 import { isSameLease, stillOurs } from './publishing.ts'
 import { addToSpans, countSpans } from './ranges.ts'
 import { withDeadline } from './waiting.ts'
+import { requireWhole } from './wholeness.ts'
 
 export class PartJoiner {
   readonly #parts: EngineParts
@@ -46,7 +50,25 @@ export class PartJoiner {
         return held?.partNumber === part.partNumber && held.size === part.size
       })
       if (!agrees || listed.length !== expected.length) throw await this.#disagreement(session, expected, listed)
+      await this.#requireRecorded(session, listed)
     })
+  }
+
+  /**
+   * A request with other bytes for a chunk may have been given up, or its node have died, and its part replace the one that
+   * counts all the same. Nobody has the right bytes but the client: the chunk is taken back.
+   */
+  async #requireRecorded(session: UploadSession, listed: readonly StoredPart[]): Promise<void> {
+    const isKnown = listed.some(({ crc32 }) => crc32 !== undefined)
+    if (session.staged !== 'storage' || session.sources || session.appended || !isKnown) return
+    const others = otherParts(session, listed, await sumsOf(this.#parts, session))
+    if (others.length === 0) return
+    let left = session
+    await stillOurs(this.#parts, session, (current) => {
+      left = withoutChunk(withoutParts(current, others).session, partRange(current, others[0] ?? 1).start)
+      return left
+    })
+    requireWhole(left)
   }
 
   /** Here it is the client who says which parts there are. */

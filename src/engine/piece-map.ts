@@ -2,7 +2,7 @@
  * Uploads whose bytes wait in the storage: which of its chunks lie in private objects there (*pieces*), and which are in
  * parts already. Pure functions over the record; `ChunkRun` says how it tells the two apart.
  */
-import type { ChunkRun, MultipartStorage, UploadSession } from '../types.ts'
+import type { ChunkRun, MultipartStorage, StoredPart, UploadSession } from '../types.ts'
 import { type ByteRange, merged, trueOffset } from './chunk-map.ts'
 import { partNumberAt, partRange, usesParts } from './part-plan.ts'
 import { addToSpans, spansInclude } from './ranges.ts'
@@ -141,6 +141,25 @@ export function withoutParts(session: UploadSession, partNumbers: readonly numbe
   )
   const sentParts = kept.reduce<UploadSession['sentParts']>(addToSpans, [])
   return { session: { ...session, chunks: merged(chunks), sentParts }, freed }
+}
+
+/** The parts that are one chunk each, and do not have the CRC-32 that was recorded with it. */
+export function otherParts(
+  session: UploadSession,
+  listed: readonly StoredPart[],
+  crcOf: (index: number, size: number) => number | null,
+): number[] {
+  const found: number[] = []
+  const held = new Map(listed.map((part) => [part.partNumber, part.crc32]))
+  for (const { index, offset, size } of session.chunks.flatMap((run) => singles(run))) {
+    if (offset === null || size === 0) continue
+    const part = partNumberAt(session, offset)
+    const { start, end } = partRange(session, part)
+    const crc = held.get(part)
+    const sum = crcOf(index, size)
+    if (start === offset && end - start === size && crc !== undefined && sum !== null && crc !== sum) found.push(part)
+  }
+  return found
 }
 
 function singles(run: ChunkRun): ChunkRun[] {

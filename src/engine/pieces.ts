@@ -14,6 +14,8 @@ import { asStorageError, bounded } from './waiting.ts'
 /** A read that broke off goes on where it was so often, after a pause of so many ms, which doubles. */
 const maxResumptions = 3
 const firstPause = 100
+/** An upload's id and a generation. */
+const ownKey = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\/[0-9a-z]{1,11}$/
 
 export class Pieces {
   readonly #parts: EngineParts
@@ -120,9 +122,9 @@ export class Pieces {
     const strays: string[] = []
     let last = { uploadId: '', known: false }
     for await (const { key, modifiedAt } of storage.list()) {
-      const [uploadId = '', generation, ...more] = key.split('/')
-      // Nothing of ours has such a name.
-      if (modifiedAt > before || !generation || more.length > 0) continue
+      // Whatever else lies there is not ours to remove.
+      if (modifiedAt > before || !ownKey.test(key)) continue
+      const uploadId = key.slice(0, key.indexOf('/'))
       if (uploadId !== last.uploadId) last = { uploadId, known: await isKnown(uploadId) }
       if (!last.known) strays.push(key)
     }

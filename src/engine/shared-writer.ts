@@ -3,14 +3,14 @@
  * part it is, or else as a piece, then recorded. Any node can take any chunk. A recorded chunk never changes: the same
  * bytes are welcome again, others are refused.
  */
-import { StorageUnavailableError, UploadClosedError, UploadNotFoundError } from '../errors.ts'
+import { isNexusUploaderError, StorageUnavailableError, UploadClosedError, UploadNotFoundError } from '../errors.ts'
 import type { ChunkWritten, UploadSession, WriteChunk } from '../types.ts'
 import { parseChecksum, type ReceivedBody, receiveBody, type Sink } from './body.ts'
 import { type Chunk, findChunk, trueOffset } from './chunk-map.ts'
 import { addChunk, type ChunkPlan, checkSize, otherSize, planSizedChunk } from './chunk-plan.ts'
 import { chunkConflict, requireActive, touch, writtenOf } from './chunk-writer.ts'
 import type { EngineParts } from './engine-options.ts'
-import { accepted } from './first-bytes.ts'
+import { accepted, beginning, withoutChunk } from './first-bytes.ts'
 import { sumOf } from './known-sums.ts'
 import type { MultipartOpening } from './multipart-opening.ts'
 import { partRange } from './part-plan.ts'
@@ -114,7 +114,10 @@ export class SharedWriter {
     body: ReceivedBody,
     parts: readonly number[],
   ): Promise<ChunkWritten> {
-    const start = trueOffset(session, writing.request.index)
+    const { index } = writing.request
+    const start = trueOffset(session, index)
+    // Nothing that would be refused is sent: it would replace what others have sent to the same parts.
+    addChunk(session, { index, size: body.size, offset: start, loose: 0 }, this.#parts.options.limits)
     const chunkBody = fileBody(path, 0, body.size)
     const isLookedAt = await this.#parts.firstBytes.admit(session, start ?? 0, chunkBody, writing.request)
     const opened = await this.#opening.open(session)
@@ -126,10 +129,9 @@ export class SharedWriter {
     try {
       const stored = await this.#commit(writing, body, (current) => {
         // An upload that was begun anew, or lower chunks that were taken back: the part is not what it was sent as.
-        const isSame =
-          current.multipartId === opened.multipartId && trueOffset(current, writing.request.index) === start
+        const isSame = current.multipartId === opened.multipartId && trueOffset(current, index) === start
         if (!isSame) throw new StorageUnavailableError()
-        const chunk = { index: writing.request.index, size: body.size, offset: start, loose: 0 }
+        const chunk = { index, size: body.size, offset: start, loose: 0 }
         const added = addChunk(isLookedAt ? accepted(current) : current, chunk, this.#parts.options.limits)
         return withParts(placed(added), parts).session
       })
@@ -139,8 +141,10 @@ export class SharedWriter {
       }
       return writtenOf(stored, body, false)
     } catch (error) {
-      if (error !== taken) throw error
-      return this.#yieldParts(writing, body, parts)
+      if (error === taken) return this.#yieldParts(writing, body, parts)
+      // Other chunks have come to the same parts meanwhile.
+      if (isNexusUploaderError(error) && error.code === 'CHUNK_OVERLAP') await this.#takeBack(session.id, parts)
+      throw error
     }
   }
 
@@ -152,15 +156,22 @@ export class SharedWriter {
     const session = await this.#active(request.uploadId)
     const existing = findChunk(session.chunks, request.index)
     if (existing && (await this.#isSame(session, existing, body))) return writtenOf(session, body, true)
-    let freed: readonly number[] = []
-    await this.#parts.sessions.update(session.id, (current) => {
-      requireActive(current)
-      const without = withoutParts(current, parts)
-      freed = without.freed
-      return without.session
-    })
-    this.#pieces.discard(session.id, freed)
+    await this.#takeBack(session.id, parts)
     throw chunkConflict()
+  }
+
+  async #takeBack(uploadId: string, parts: readonly number[]): Promise<void> {
+    let freed: readonly number[] = []
+    await this.#parts.sessions.update(uploadId, (current) => {
+      requireActive(current)
+      const { start } = partRange(current, parts[0] ?? 1)
+      // What takes the place of a beginning that has passed is looked at again, all of it.
+      const first = start < beginning ? Math.ceil(beginning / current.partSize) : 0
+      const without = withoutParts(current, [...Array.from({ length: first }, (_, i) => i + 1), ...parts])
+      freed = without.freed
+      return withoutChunk(without.session, start)
+    })
+    this.#pieces.discard(uploadId, freed)
   }
 
   async #putPiece(session: UploadSession, writing: Writing, path: string, body: ReceivedBody): Promise<ChunkWritten> {

@@ -2,6 +2,7 @@
 import { createHash, randomUUID } from 'node:crypto'
 import { addAbortSignal, type Readable } from 'node:stream'
 import { inspect } from 'node:util'
+import { crc32 } from 'node:zlib'
 import { StorageError } from '../errors.ts'
 import type {
   MultipartRef,
@@ -140,7 +141,8 @@ class MemoryMultipart implements MultipartStorage {
     const bytes = await readPart(body, signal)
     checkSize(bytes.length, body.size)
     // Looked up again: while the bytes were read, the upload may have been completed or aborted.
-    const part = { partNumber, size: bytes.length, etag: createHash('md5').update(bytes).digest('hex') }
+    const etag = createHash('md5').update(bytes).digest('hex')
+    const part = { partNumber, size: bytes.length, etag, crc32: crc32(bytes) }
     this.#find(ref).parts.set(partNumber, { part, bytes })
   }
 

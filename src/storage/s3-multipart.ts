@@ -14,7 +14,7 @@ import type { Held } from './s3-receipt.ts'
 /** One part, in the SDK's words. */
 type PartName = Pick<UploadPartCommandInput, 'Bucket' | 'Key' | 'UploadId' | 'PartNumber'>
 
-interface ListedPart extends StoredPart {
+interface ListedPart extends Omit<StoredPart, 'crc32'> {
   readonly crc32: string | undefined
 }
 
@@ -97,7 +97,7 @@ export class S3Multipart implements MultipartStorage {
 
   async listParts(upload: MultipartRef, signal?: AbortSignal): Promise<StoredPart[] | null> {
     const parts = await this.#list(upload, signal)
-    return parts?.map(({ partNumber, size, etag }) => ({ partNumber, size, etag })) ?? null
+    return parts?.map(({ crc32, ...part }) => ({ ...part, crc32: numberOf(crc32) })) ?? null
   }
 
   async complete(upload: MultipartRef, parts: readonly StoredPart[], info: ObjectInfo): Promise<string> {
@@ -259,6 +259,11 @@ function requireListing<Page extends Listing>(page: Page): Page {
 function nextMarker(operation: string, before: string | undefined, next: string | undefined): string {
   if (next && next !== before) return next
   throw s3Error('refused', new Error(`${operation}: the answer says there is more, but not from where`))
+}
+
+function numberOf(crc32: string | undefined): number | undefined {
+  const bytes = Buffer.from(crc32 ?? '', 'base64')
+  return bytes.length === 4 ? bytes.readUInt32BE() : undefined
 }
 
 function readPart(part: Part): ListedPart {

@@ -127,7 +127,7 @@ export function readSettings(options: S3StorageOptions): S3Settings {
     forcePathStyle:
       flag(options.forcePathStyle, 'forcePathStyle') ?? (endpoint !== null && isLocal(endpoint) ? true : undefined),
     prefix: readPrefix(options.prefix),
-    stagingPrefix: readPrefix(options.prefix) + readPrefix(options.stagingPrefix ?? '.nexus-staging', 'stagingPrefix'),
+    stagingPrefix: readPrefix(options.prefix) + readStagingPrefix(options.stagingPrefix),
     publicUrl: readPublicUrl(options.publicUrl),
     partSize: integer(options.partSize, 'partSize', 8 * MiB, S3_LIMITS.minPartSize, S3_LIMITS.maxPartSize),
     cacheControl: text(options.cacheControl, 'cacheControl'),
@@ -203,6 +203,13 @@ function readPrefix(value: unknown, name = 'prefix'): string {
     throw new TypeError(`S3StorageAdapter: \`${name}\` must not have '.' or '..' in its path, got ${show(value)}`)
   }
   return prefix === '' ? '' : `${prefix}/`
+}
+
+/** Old objects under it are removed, and no file can be stored there: it must not be everything. */
+function readStagingPrefix(value: unknown): string {
+  const prefix = readPrefix(value ?? '.nexus-staging', 'stagingPrefix')
+  if (prefix !== '') return prefix
+  throw new TypeError(`S3StorageAdapter: \`stagingPrefix\` must name a folder, got ${show(value)}`)
 }
 
 function readPublicUrl(value: unknown): string | ((key: string) => string) | null {

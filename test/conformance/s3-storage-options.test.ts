@@ -28,6 +28,7 @@ describe('options', () => {
     ['a text as flag', { bucket: 'b-b', forcePathStyle: 'yes' }, /`forcePathStyle`.*'yes'/],
     ['a text as list', { bucket: 'b-b', inlineTypes: 'image/*' }, /`inlineTypes`.*'image\/\*'/],
     ['a prefix that climbs', { bucket: 'b-b', prefix: 'a/../b' }, /`prefix`/],
+    ['a staging prefix that is all of the bucket', { bucket: 'b-b', stagingPrefix: '/' }, /`stagingPrefix`/],
     ['nothing', undefined, /needs options/],
   ])('are refused with a TypeError that shows %s', (_name, options, text) => {
     const make = () => new S3StorageAdapter(options as S3StorageOptions)

@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { rm } from 'node:fs/promises'
 import { Readable } from 'node:stream'
+import { crc32 } from 'node:zlib'
 import { PutObjectCommand } from '@aws-sdk/client-s3'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { FileSizeExceededError } from '../../src/errors.ts'
@@ -266,7 +267,10 @@ describe('multipart', () => {
     const own = new S3StorageAdapter({ bucket: fx.target.bucket, client, partSize: MIN_PART })
     const info = objectInfo()
     const ref = await fx.sendParts('checksums', info, bytes, own)
-    await own.multipart.complete(ref, await fx.parts(ref, own), info)
+    const parts = await fx.parts(ref, own)
+    const sums = parts.map((_, n) => crc32(bytes.subarray(n * MIN_PART, (n + 1) * MIN_PART)))
+    expect(parts.map((part) => part.crc32)).toEqual(sums)
+    await own.multipart.complete(ref, parts, info)
     expect((await fx.read('checksums')).equals(bytes)).toBe(true)
     await own.upload('checksums-stream', Readable.from([bytes]), 'text/plain')
     expect((await fx.read('checksums-stream')).equals(bytes)).toBe(true)

@@ -171,6 +171,58 @@ describe('a chunk that comes again', () => {
     }
   })
 
+  it('with other bytes, which the storage takes in after the chunk counts: they are never in a file', async () => {
+    const { nodes, storage } = sharedNodes(2, sharedStorage())
+    const [a, b] = nodes as [(typeof nodes)[0], (typeof nodes)[0]]
+    const file = bytes(3 * partSize + 5)
+    const id = await a.client.create(file.length, { chunkSize: partSize })
+    for (const [index, data] of cut(file, partSize).entries()) await a.client.write(id, index, data)
+    // Of a request that was given up, and of a node that has died since.
+    const { key: fileKey, multipartId } = await a.client.get(id)
+    const other = bytes(partSize, 77)
+    const ref = { fileKey, multipartId: multipartId ?? '' }
+    await storage.multipart?.uploadPart(ref, 2, { path: null, size: partSize, open: () => Readable.from([other]) })
+    await expect(b.client.complete(id)).rejects.toMatchObject({ status: 409, missing: [[1, 1]] })
+    expect(storage.keys()).toEqual([])
+    await a.client.write(id, 1, file.subarray(partSize, 2 * partSize))
+    expect(storage.read((await b.client.complete(id)).key)).toEqual(file)
+  })
+
+  it.each([true, false])('is never replaced by a longer one that is refused (at the same time: %s)', async (isRace) => {
+    const { nodes, storage } = sharedNodes(2, sharedStorage())
+    const [a, b] = nodes as [(typeof nodes)[0], (typeof nodes)[0]]
+    const file = bytes(3 * partSize - 5)
+    const chunks = cut(file, partSize)
+    const id = await a.client.create(file.length, { chunkSize: partSize })
+    await a.client.write(id, 0, chunks[0] as Buffer)
+    const { multipart } = storage
+    const sendPart = multipart?.uploadPart.bind(multipart)
+    if (!multipart || !sendPart) throw new Error('no parts')
+    if (isRace) {
+      multipart.uploadPart = async (...call) => {
+        multipart.uploadPart = sendPart
+        await a.client.write(id, 2, chunks[2] as Buffer)
+        return sendPart(...call)
+      }
+    } else await a.client.write(id, 2, chunks[2] as Buffer)
+    // It may carry what the last one would, but that has come already.
+    const longer = bytes(2 * partSize - 5, 99)
+    await expect(b.client.write(id, 1, longer)).rejects.toMatchObject({ code: 'CHUNK_OVERLAP' })
+    const held = storage.openMultipartUploads()[0]?.parts ?? []
+    const { sentParts } = await a.client.get(id)
+    expect(sentParts).toEqual(
+      isRace
+        ? [[1, 1]]
+        : [
+            [1, 1],
+            [3, 3],
+          ],
+    )
+    if (!isRace) expect(held.map(({ partNumber }) => partNumber)).toEqual([1, 3])
+    for (const [index, data] of chunks.entries()) await b.client.write(id, index, data)
+    expect(storage.read((await b.client.complete(id)).key)).toEqual(file)
+  })
+
   it('is recognised on every node, also after the end, and listed with its sum', async () => {
     const { nodes, sessions } = sharedNodes(2, sharedStorage())
     const [a, b] = nodes as [(typeof nodes)[0], (typeof nodes)[0]]
