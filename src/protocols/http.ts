@@ -1,5 +1,6 @@
 /** What every protocol needs of HTTP, without Express: requests, answers, bodies that nobody wants. */
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { constants, type ServerHttp2Stream } from 'node:http2'
 import {
   BodyIncompleteError,
   BodyTimeoutError,
@@ -259,6 +260,7 @@ function isClosing(code: string): boolean {
 export function closeAfterAnswer(request: IncomingMessage, response: ServerResponse, code = ''): void {
   request.unpipe()
   request.pause()
+  if (request.httpVersionMajor > 1) return closeStream(response)
   const { socket } = request
   response.shouldKeepAlive = false
   // Node would destroy the socket as soon as the answer is written; with unread data in it that is a reset, which
@@ -270,6 +272,12 @@ export function closeAfterAnswer(request: IncomingMessage, response: ServerRespo
     setImmediate(() => socket.pause())
     setTimeout(() => socket.destroy(), linger).unref()
   })
+}
+
+/** The connection has other requests as well; `NO_ERROR` tells the client to read the answer and send no more (RFC 9113, 8.1). */
+function closeStream(response: ServerResponse): void {
+  const { stream } = response as unknown as { stream?: ServerHttp2Stream }
+  stream?.once('finish', () => stream.close(constants.NGHTTP2_NO_ERROR))
 }
 
 export function sendErrorAndClose(request: IncomingMessage, response: ServerResponse, error: NexusUploaderError): void {
