@@ -260,7 +260,10 @@ function isClosing(code: string): boolean {
 export function closeAfterAnswer(request: IncomingMessage, response: ServerResponse, code = ''): void {
   request.unpipe()
   request.pause()
-  if (request.httpVersionMajor > 1) return closeStream(response)
+  if (request.httpVersionMajor > 1) {
+    closeStream(response)
+    return
+  }
   const { socket } = request
   response.shouldKeepAlive = false
   // Node would destroy the socket as soon as the answer is written; with unread data in it that is a reset, which
