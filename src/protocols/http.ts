@@ -259,11 +259,11 @@ function isClosing(code: string): boolean {
  */
 export function closeAfterAnswer(request: IncomingMessage, response: ServerResponse, code = ''): void {
   request.unpipe()
-  request.pause()
   if (request.httpVersionMajor > 1) {
     closeStream(response)
     return
   }
+  request.pause()
   const { socket } = request
   response.shouldKeepAlive = false
   // Node would destroy the socket as soon as the answer is written; with unread data in it that is a reset, which
@@ -280,7 +280,7 @@ export function closeAfterAnswer(request: IncomingMessage, response: ServerRespo
 /** The connection has other requests as well; `NO_ERROR` tells the client to read the answer and send no more (RFC 9113, 8.1). */
 function closeStream(response: ServerResponse): void {
   const { stream } = response as unknown as { stream?: ServerHttp2Stream }
-  stream?.once('finish', () => stream.close(constants.NGHTTP2_NO_ERROR))
+  response.once('finish', () => stream?.close(constants.NGHTTP2_NO_ERROR))
 }
 
 export function sendErrorAndClose(request: IncomingMessage, response: ServerResponse, error: NexusUploaderError): void {

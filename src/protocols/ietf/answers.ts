@@ -60,7 +60,7 @@ export async function refuse(exchange: Exchange, thrown: unknown): Promise<void>
   if (problem.code === 'BODY_INCOMPLETE' || problem.code === 'BODY_TIMEOUT') return cut(exchange)
   const isRead = !problem.superseded && (await drain(request, worthDraining, problem.code))
   if (response.headersSent || response.destroyed) return
-  if (!isRead) closeAfterAnswer(request, response, problem.code)
+  if (!isRead) endWithAnswer(exchange, problem.code)
   const isRetrieval = request.method === 'HEAD' || request.method === 'GET'
   sendProblem(exchange, isRetrieval ? whileRetrieving(problem) : problem)
 }
@@ -100,4 +100,9 @@ function streamOf(response: object): Http2Stream | undefined {
 function cut({ request, response }: Exchange): void {
   if (request.httpVersionMajor >= 2) streamOf(response)?.close(constants.NGHTTP2_CANCEL)
   else request.socket.destroy()
+}
+
+function endWithAnswer({ request, response }: Exchange, code = ''): void {
+  if (request.httpVersionMajor < 2) closeAfterAnswer(request, response, code)
+  else response.once('finish', () => streamOf(response)?.close(constants.NGHTTP2_NO_ERROR))
 }
