@@ -295,7 +295,8 @@ export class Completion {
 
 function isStale(session: UploadSession, now: number): boolean {
   const { state, completing } = session
-  return state === 'completing' && (completing === null || !isLeased(session, now) || isDead(completing.by))
+  if (state !== 'completing') return false
+  return completing === null || !isLeased(session, now) || isDead(completing.by, now + leaseTime - completing.until)
 }
 
 function sizeMismatch(): InvalidRequestError {

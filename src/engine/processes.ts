@@ -1,7 +1,7 @@
 /** Which process is at work, and whether it still is. */
 import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, readFileSync, readlinkSync } from 'node:fs'
-import { hostname } from 'node:os'
+import { hostname, uptime } from 'node:os'
 import { threadId } from 'node:worker_threads'
 
 const unknown = 'unknown'
@@ -49,7 +49,7 @@ export function dropToken(token: string): void {
  */
 export function isDead(token: string, idle = 0): boolean {
   const [scope, pidText, start, thread] = token.split('.')
-  if (scope !== self.scope) return isEarlierBoot(scope) || (scope !== '' && idle > foreignPatience)
+  if (scope !== self.scope) return isEarlierBoot(scope, idle) || (scope !== '' && idle > foreignPatience)
   const pid = Number(pidText)
   if (pid === self.pid && start === self.start) return thread === self.thread && !liveTokens.has(token)
   try {
@@ -61,8 +61,12 @@ export function isDead(token: string, idle = 0): boolean {
   return now !== unknown && start !== unknown && start !== now
 }
 
-/** Nothing outlives the boot of its machine: after a power cut nobody has to wait for the marks that are left. */
-function isEarlierBoot(scope = ''): boolean {
+/**
+ * Nothing outlives the boot of its machine: after a power cut nobody has to wait for the marks that are left. A mark that was
+ * touched since is of another machine with the same name and id: of a clone, or of a container of the same image.
+ */
+function isEarlierBoot(scope = '', idle = 0): boolean {
+  if (idle < uptime() * 1000) return false
   const [machineThen, kernelThen] = scope.split('-')
   const [machineNow, kernelNow] = self.scope.split('-')
   return machineThen !== '' && kernelThen !== undefined && machineThen === machineNow && kernelThen !== kernelNow

@@ -54,7 +54,7 @@ export class ResumeKeys {
     const same =
       session.sources !== undefined ||
       (session.totalSize === request.totalSize &&
-        session.chunkSize === (request.chunkSize ?? null) &&
+        takesChunkSize(request, session.chunkSize) &&
         nameOf(session) === fileName &&
         session.checksum === (request.checksum ?? null))
     return same && (await allows(this.#parts, 'read', session, request.context)) ? session : null
@@ -115,6 +115,12 @@ function isSameFile(a: UploadSession, b: UploadSession): boolean {
   return (
     a.totalSize === b.totalSize && a.chunkSize === b.chunkSize && nameOf(a) === nameOf(b) && a.checksum === b.checksum
   )
+}
+
+/** An upload that was opened for a client that takes any size may have got another one than it had asked for. */
+function takesChunkSize({ chunkSize, anyChunkSize }: CreateUpload, stored: number | null): boolean {
+  if (chunkSize !== undefined && anyChunkSize) return stored !== null
+  return stored === (chunkSize ?? null)
 }
 
 /** The client's name: the one that `onCreate` gives may be another each time. */

@@ -54,7 +54,10 @@ function traced<Result>(
   const found = tracing.get(verb)
   if (!found?.hasSubscribers) return call()
   const { uploadId, protocol } = request
-  return found.tracePromise(call, { verb, uploadId, protocol })
+  const result = found.tracePromise(call, { verb, uploadId, protocol })
+  // As without a trace: a caller who does not look at the result does not end the process.
+  result.catch(() => {})
+  return result
 }
 
 export class TracedEngine extends Engine {

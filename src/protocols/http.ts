@@ -1,5 +1,6 @@
 /** What every protocol needs of HTTP, without Express: requests, answers, bodies that nobody wants. */
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { constants, type ServerHttp2Stream } from 'node:http2'
 import {
   BodyIncompleteError,
   BodyTimeoutError,
@@ -258,6 +259,10 @@ function isClosing(code: string): boolean {
  */
 export function closeAfterAnswer(request: IncomingMessage, response: ServerResponse, code = ''): void {
   request.unpipe()
+  if (request.httpVersionMajor > 1) {
+    closeStream(response)
+    return
+  }
   request.pause()
   const { socket } = request
   response.shouldKeepAlive = false
@@ -270,6 +275,12 @@ export function closeAfterAnswer(request: IncomingMessage, response: ServerRespo
     setImmediate(() => socket.pause())
     setTimeout(() => socket.destroy(), linger).unref()
   })
+}
+
+/** The connection has other requests as well; `NO_ERROR` tells the client to read the answer and send no more (RFC 9113, 8.1). */
+function closeStream(response: ServerResponse): void {
+  const { stream } = response as unknown as { stream?: ServerHttp2Stream }
+  response.once('finish', () => stream?.close(constants.NGHTTP2_NO_ERROR))
 }
 
 export function sendErrorAndClose(request: IncomingMessage, response: ServerResponse, error: NexusUploaderError): void {

@@ -1,5 +1,5 @@
 /** Appends on disks that fail, in processes that were asleep, and beside other verbs. */
-import { lutimes, open, readdir, readlink, symlink, unlink } from 'node:fs/promises'
+import { lutimes, open, readdir, readlink, rm, symlink, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import { afterEach, describe, expect, it, vi } from 'vitest'
@@ -148,4 +148,18 @@ describe('beside other verbs and options', () => {
     await expect(get(true)).resolves.toMatchObject({ id: session.id })
     await expect(get(undefined)).resolves.toMatchObject({ id: session.id })
   })
+})
+
+it('goes on where all bytes are with the storage, although the emptied folder of the upload has gone', async () => {
+  const storage = new MemoryStorageAdapter({ multipart: { minPartSize: 1024, partSize: 1024 } })
+  const { engine, tempDir } = testEngine({ storage })
+  const { session } = await engine.create({ fileName: 'a', totalSize: 2048, protocol })
+  const ref = { uploadId: session.id, protocol }
+  const sent = new Promise((resolve) => engine.events.once('part', resolve))
+  await engine.append({ ...ref, offset: 0, body: streamOf(Buffer.alloc(1024, 'A')), size: 1024 })
+  await sent
+  await sleep(50)
+  await rm(join(tempDir, 'staging', session.id), { recursive: true })
+  await engine.append({ ...ref, offset: 1024, body: streamOf(Buffer.alloc(1024, 'B')), size: 1024 })
+  expect((await engine.complete(ref)).size).toBe(2048)
 })

@@ -1,12 +1,25 @@
 import { createHash } from 'node:crypto'
 import { lutimes, mkdir, readdir, symlink, unlink } from 'node:fs/promises'
+import { syncBuiltinESMExports } from 'node:module'
+import os from 'node:os'
 import { join } from 'node:path'
-import { describe, expect, it } from 'vitest'
+import { afterEach, describe, expect, it, vi } from 'vitest'
 import { Claims } from '../../src/engine/claims.ts'
 import { dropToken, takeToken } from '../../src/engine/processes.ts'
 import { tempFolder } from '../support/temp-folder.ts'
 
 const range = { start: 0, end: 100 }
+
+/** The machine has been up for so long, seconds. */
+function upFor(seconds: number): void {
+  vi.spyOn(os, 'uptime').mockReturnValue(seconds)
+  syncBuiltinESMExports()
+}
+
+afterEach(() => {
+  vi.restoreAllMocks()
+  syncBuiltinESMExports()
+})
 
 /** Two tables on one folder meet on the disk only, like two processes. */
 async function twoTables() {
@@ -58,14 +71,22 @@ describe('a claim', () => {
     const { folder, one } = await twoTables()
     const [scope = '', ...rest] = takeToken().split('.')
     const [machine, boot, space] = scope.split('-')
+    const touched = new Date(Date.now() - 60_000)
     const claimOf = async (then: string) => {
-      await symlink([then, ...rest].join('.'), join(folder, '0-100'))
+      const path = join(folder, '0-100')
+      await symlink([then, ...rest].join('.'), path)
+      await lutimes(path, touched, touched)
       return one.claim('x', range)
     }
+    upFor(10)
     expect(await claimOf(`0123456789ab-0123456789ab-${space}`), 'of another machine').toBeNull()
     await unlink(join(folder, '0-100'))
     expect(await claimOf(`${machine}-${boot}-0123456789ab`), 'of another container').toBeNull()
     await unlink(join(folder, '0-100'))
+    upFor(120)
+    expect(await claimOf(`${machine}-0123456789ab-${space}`), 'of a clone of this machine, at work').toBeNull()
+    await unlink(join(folder, '0-100'))
+    upFor(10)
     expect(await claimOf(`${machine}-0123456789ab-${space}`), 'of an earlier boot').not.toBeNull()
   })
 

@@ -76,3 +76,26 @@ it('a subscriber that throws does not break an upload', async () => {
     for (const listener of before) process.on('uncaughtException', listener as (error: Error) => void)
   }
 })
+
+it('a traced call whose result nobody wants does not end the process when it fails', async () => {
+  const { engine } = testEngine()
+  const unhandled: unknown[] = []
+  const before = process.rawListeners('unhandledRejection')
+  process.removeAllListeners('unhandledRejection')
+  process.on('unhandledRejection', (error) => unhandled.push(error))
+  const channel = tracingChannel<unknown, TracedCall>('nexus-uploader.abort')
+  const nothing = () => {}
+  const subscribers = { start: nothing, end: nothing, asyncStart: nothing, asyncEnd: nothing, error: nothing }
+  const drop = () => void engine.abort({ uploadId: 'unknown', protocol: 'native' })
+  try {
+    drop()
+    channel.subscribe(subscribers)
+    drop()
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    expect(unhandled).toEqual([])
+  } finally {
+    channel.unsubscribe(subscribers)
+    process.removeAllListeners('unhandledRejection')
+    for (const listener of before) process.on('unhandledRejection', listener as (error: unknown) => void)
+  }
+})

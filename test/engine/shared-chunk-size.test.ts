@@ -31,4 +31,15 @@ describe('the chunk size that init names', () => {
     expect((await disk.init({ ...file, chunkSize: 2 * MiB, anyChunkSize: true })).body.chunkSize).toBe(2 * MiB)
     expect((await disk.init(file)).body.chunkSize).toBe(5 * MiB)
   })
+
+  it('does not hide an upload that comes back from its resumeKey', async () => {
+    let asked = 0
+    const hooks = { onCreate: () => void asked++ }
+    const client = await server({ hooks, maxSessions: 1 })
+    const again = { ...file, chunkSize: 2 * MiB, anyChunkSize: true, resumeKey: 'a key' }
+    const first = await client.init(again)
+    const second = await client.init(again)
+    expect(second.body).toMatchObject({ uploadId: first.body.uploadId, chunkSize: 5 * MiB })
+    expect(asked).toBe(1)
+  })
 })

@@ -4,9 +4,11 @@
  */
 import { randomUUID } from 'node:crypto'
 import { writeFileSync } from 'node:fs'
+import { syncBuiltinESMExports } from 'node:module'
+import os from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
-import { describe, expect, it } from 'vitest'
+import { beforeAll, describe, expect, it, vi } from 'vitest'
 import { createUploadEngine, LocalStorageAdapter } from '../../src/index.ts'
 import { CrashDisk, crashDiskMissing } from '../support/crash-disk.ts'
 import { measured, survived } from '../support/fault-points.ts'
@@ -133,6 +135,12 @@ async function cutPower(count: number, durability: 'process' | 'power', ownSeed:
   return { promises, broken }
 }
 
+/** The machine that goes on has only just booted. */
+function justBooted(): void {
+  vi.spyOn(os, 'uptime').mockReturnValue(0)
+  syncBuiltinESMExports()
+}
+
 async function goOn(path: string, entries: readonly Entry[], told: ReadonlySet<Entry>): Promise<void> {
   const { tempDir, directory } = foldersIn(path)
   const engine = createUploadEngine({ storage: new LocalStorageAdapter({ directory }), tempDir, minFreeBytes: 0 })
@@ -156,6 +164,8 @@ async function manyCuts(count: number, durability: 'process' | 'power'): Promise
 }
 
 describe.skipIf(missing)(`a power cut (seed ${seed})`, () => {
+  beforeAll(justBooted)
+
   it('loses nothing acknowledged with durability power [D10]', { timeout: 60_000 + images * 6_000 }, async () => {
     const { promises, broken } = await manyCuts(images, 'power')
     measured('Acknowledgements looked for in images of power cuts', promises, '')
