@@ -45,9 +45,13 @@ const open = new Set<Upload>()
 let running: ChildProcess | null = null
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.once(signal, () => {
-    running?.kill('SIGKILL')
-    rmSync(folder, { recursive: true, force: true })
-    process.exit(130)
+    const end = () => {
+      rmSync(folder, { recursive: true, force: true })
+      process.exit(130)
+    }
+    if (running === null || running.exitCode !== null || running.signalCode !== null) return end()
+    running.once('exit', end)
+    running.kill('SIGKILL')
   })
 }
 
