@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, fork } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
+import { createReadStream, rmSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { Agent, request } from 'node:http'
 import { tmpdir } from 'node:os'
@@ -41,6 +41,20 @@ interface Upload {
 
 const open = new Set<Upload>()
 
+/** Ends with this process, however that ends. */
+let running: ChildProcess | null = null
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => {
+    const end = () => {
+      rmSync(folder, { recursive: true, force: true })
+      process.exit(130)
+    }
+    if (running === null || running.exitCode !== null || running.signalCode !== null) return end()
+    running.once('exit', end)
+    running.kill('SIGKILL')
+  })
+}
+
 /** The server; there is always one, or one that is about to be there. */
 let server = start()
 
@@ -52,6 +66,7 @@ interface Server {
 async function start(): Promise<Server> {
   const settings = JSON.stringify({ tempDir: join(folder, 'temp'), directory })
   const child = fork(bundleOf('test/support/server-process.ts'), [settings], { stdio: ['ignore', 'ignore', 2, 'ipc'] })
+  running = child
   const port = await new Promise<number>((resolve, reject) => {
     child.once('message', (message) => resolve((message as { port: number }).port))
     child.once('exit', (code) => reject(new Error(`the server ended with ${code} before it listened`)))

@@ -28,7 +28,7 @@ import {
 const { buildSync } = createRequire(import.meta.url)('esbuild') as typeof import('esbuild')
 const folder = makeFolder()
 const worker = join(folder.path, 'worker.cjs')
-/** `FULL=1` takes every point; otherwise torn writes and crashed recoveries are taken in steps. */
+/** `FULL=1` begins crashed recoveries at more of the points. */
 const full = process.env.FULL !== undefined
 const protocol = 'native'
 const day = 24 * 60 * 60_000

@@ -65,11 +65,11 @@ async function run(scenario: Scenario, intercept: Interceptor): Promise<unknown>
       () => null,
       (error: unknown) => error,
     )
-    // A file is there as a whole or not at all.
-    for (const key of await world.objects()) expect(sha256(await world.read(key))).toBe(sha256(world.file))
     // What goes on behind an answer belongs to the request too.
     await world.close()
     watchFs(world.folders, flushesNothing)
+    // A file is there as a whole or not at all.
+    for (const key of await world.objects()) expect(sha256(await world.read(key))).toBe(sha256(world.file))
     await scenario.finish(world, world.open(), failure !== null)
     await world.expectNothingLeft()
     expect((await leakedFiles()).join(), 'files that stayed open').toBe('')
