@@ -90,7 +90,7 @@ it(
         sent.on('close', () => resolve(null))
         if (breakAt === undefined || !body) return void sent.end(body)
         sent.on('close', () => resolve(null))
-      sent.write(body.subarray(0, breakAt), () => setTimeout(() => sent.destroy(), 2))
+        sent.write(body.subarray(0, breakAt), () => setTimeout(() => sent.destroy(), 2))
       })
     }
 

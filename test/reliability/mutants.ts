@@ -81,7 +81,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'bytes behind a torn write count',
     promise: 'R3',
-    file: 'src/engine/appender.ts',
+    file: 'src/engine/disk-appending.ts',
     find: 'if (failure && (staged || run.torn)) throw failure.error',
     replace: 'if (failure && staged) throw failure.error',
     tests: ['test/engine/append-trouble.test.ts'],
@@ -260,7 +260,7 @@ export const mutants: readonly Mutant[] = [
     name: 'other bytes replace a chunk whose part has left',
     promise: 'R10',
     file: 'src/engine/chunk-writer.ts',
-    find: 'if (replaced && isFixed(current, replaced)) throw conflict()',
+    find: 'if (replaced && isFixed(current, replaced)) throw chunkConflict()',
     replace: '',
     tests: ['test/engine/chunks.test.ts', 'test/engine/interleavings.test.ts', 'test/faults/model.sweep.ts'],
   },
@@ -371,7 +371,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'the offset counts a byte that has not come',
     promise: 'R19',
-    file: 'src/engine/appender.ts',
+    file: 'src/engine/disk-appending.ts',
     find: 'run.written = run.request.offset + at + size\n',
     replace: 'run.written = run.request.offset + at + size + 1\n',
     tests: ['test/engine/append.test.ts', 'test/engine/append-trouble.test.ts'],
