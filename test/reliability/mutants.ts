@@ -18,8 +18,8 @@ export const mutants: readonly Mutant[] = [
     name: 'a chunk is acknowledged before it is recorded',
     promise: 'R1',
     file: 'src/engine/session-updates.ts',
-    find: 'if (!(await this.#store.replace(stored, current.version).catch(asUnavailable)))',
-    replace: 'if (!(await Promise.race([this.#store.replace(stored, current.version).catch(() => true), true])))',
+    find: 'if (!(await this.#replace(stored, current.version, sums).catch(asUnavailable)))',
+    replace: 'if (!(await Promise.race([this.#replace(stored, current.version, sums).catch(() => true), true])))',
     tests: ['test/engine/session-updates.test.ts'],
   },
   {
@@ -105,7 +105,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'parts are joined although the storage holds others',
     promise: 'R4',
-    file: 'src/engine/object-storer.ts',
+    file: 'src/engine/part-joiner.ts',
     find: 'if (!agrees || listed.length !== expected.length) throw await this.#disagreement(session, expected, listed)',
     replace: 'void agrees',
     tests: ['test/engine/robustness.test.ts'],
@@ -283,7 +283,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'a completer that has slept goes on',
     promise: 'R12',
-    file: 'src/engine/object-storer.ts',
+    file: 'src/engine/publishing.ts',
     find: 'if (!current || !isSameLease(current, session)) throw new UploadLockedError()',
     replace: '',
     tests: ['test/engine/completion.test.ts'],
