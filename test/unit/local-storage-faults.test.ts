@@ -67,7 +67,7 @@ function otherDisk(name: string, args: unknown[]): undefined {
   if (name === 'rename' && basename(String(args[0])).startsWith('staged-')) throw errnoError('EXDEV')
 }
 
-const statusOf = { ENOSPC: 507, EDQUOT: 507, EMFILE: 503, ENFILE: 503, EROFS: 503, EACCES: 503, EIO: 503, EBUSY: 502 }
+const statusOf = { ENOSPC: 507, EDQUOT: 507, EMFILE: 503, ENFILE: 503, EROFS: 503, EACCES: 503, EIO: 503, EBUSY: 503 }
 
 const operations = {
   upload: (adapter: LocalStorageAdapter) => storeBytes(adapter, 'new/folder/x', 'new'),
