@@ -138,7 +138,7 @@ describe('DeleteObject of a file that the application refuses', () => {
       double.fail('DeleteObject', fault.order)
       const answer = await bounded(client.complete(id), 'complete')
       expect([answer.status, answer.body.code]).toEqual([422, 'PROCESSING_FAILED'])
-      expect((await bounded(client.complete(id), 'again')).status).toBe(410)
+      expect((await bounded(client.complete(id), 'again')).status).toBe(422)
       clock.ahead += 7_200_000
       const failing = await server.middleware.engine.sweep()
       if (neighbours.ours().objects.length > 0 && !isBelieved(fault)) {
