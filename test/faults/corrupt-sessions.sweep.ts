@@ -123,7 +123,7 @@ describe('a session file', () => {
     ['of ten mebibytes of something else', ({ path }) => writeFile(path, Buffer.alloc(10 * 1024 * 1024, 'x'))],
     [
       'with ten mebibytes behind it',
-      ({ path, whole }) => writeFile(path, Buffer.concat([whole, Buffer.alloc(10 * 1024 * 1024)])),
+      ({ path, whole }) => writeFile(path, Buffer.concat([whole, Buffer.alloc(10 * 1024 * 1024, 'x')])),
     ],
     [
       'with a folder in its place',
