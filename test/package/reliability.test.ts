@@ -19,7 +19,10 @@ describe('the catalogue of faults', () => {
     expect(promises.map(({ id }) => id)).toEqual(Array.from({ length: 21 }, (_, i) => `R${i + 1}`))
     for (const promise of promises) {
       expect(promise.rows.filter((row) => !rows.includes(row))).toEqual([])
-      expect(mutants.some((mutant) => mutant.promise === promise.id), `a mutant for ${promise.id}`).toBe(true)
+      expect(
+        mutants.some((mutant) => mutant.promise === promise.id),
+        `a mutant for ${promise.id}`,
+      ).toBe(true)
     }
   })
 
