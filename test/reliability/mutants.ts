@@ -286,7 +286,7 @@ export const mutants: readonly Mutant[] = [
     file: 'src/engine/publishing.ts',
     find: 'if (!current || !isSameLease(current, session)) throw new UploadLockedError()',
     replace: '',
-    tests: ['test/engine/completion.test.ts'],
+    tests: ['test/engine/completion.test.ts', 'test/faults/two-processes.sweep.ts'],
   },
   {
     name: 'two processes claim the same bytes',
