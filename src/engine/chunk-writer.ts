@@ -133,17 +133,7 @@ export class ChunkWriter {
     if (!existing || !(await this.#isSame(current, existing, body, path))) return null
     // Its sum may have been lost with the process that stored it.
     if (current.recognizable) await this.#parts.staging.sums.write(current.id, existing.index, body.size, body.crc)
-    return writtenOf(await this.#touched(current), body, true)
-  }
-
-  /** A chunk that comes again changes nothing, but somebody is at work on the upload. */
-  async #touched(session: UploadSession): Promise<UploadSession> {
-    const stored = await this.#parts.sessions.update(session.id, (current) => {
-      requireOpen(current)
-      return current.state === 'active' ? touch(current, this.#parts) : current
-    })
-    if (!stored) throw new UploadNotFoundError()
-    return stored
+    return writtenOf(await keepAlive(this.#parts, current.id), body, true)
   }
 
   #inTurn<Result>({ session, request }: Writing, task: () => Promise<Result>): Promise<Result> {
@@ -154,8 +144,8 @@ export class ChunkWriter {
   async #verify(writing: Writing, existing: Chunk): Promise<ChunkWritten> {
     const { session } = writing
     const body = await this.#receive(writing, async () => {}, true)
-    if (await this.#hasSum(session, existing, body)) return writtenOf(await this.#touched(session), body, true)
-    throw chunkConflict()
+    if (!(await this.#hasSum(session, existing, body))) throw chunkConflict()
+    return writtenOf(await keepAlive(this.#parts, session.id), body, true)
   }
 
   async #receive(writing: Writing, sink: Sink, crc = false): Promise<ReceivedBody> {
@@ -200,7 +190,7 @@ export class ChunkWriter {
     const current = await this.#active(session.id)
     const existing = findChunk(current.chunks, request.index)
     if (!existing || !(await this.#hasSum(current, existing, body))) throw error
-    return writtenOf(await this.#touched(current), body, true)
+    return writtenOf(await keepAlive(this.#parts, current.id), body, true)
   }
 
   async #commit(writing: Writing, body: ReceivedBody, place: { offset: number | null; loose: number }) {
@@ -324,6 +314,16 @@ export function requireActive(session: UploadSession): void {
   if (session.state !== 'active' || session.object) {
     throw new UploadClosedError('The upload is complete, or being completed, and takes no more data.')
   }
+}
+
+/** A chunk that comes again changes nothing, but somebody is at work on the upload. */
+export async function keepAlive(parts: EngineParts, uploadId: string): Promise<UploadSession> {
+  const stored = await parts.sessions.update(uploadId, (current) => {
+    requireOpen(current)
+    return current.state === 'active' ? touch(current, parts) : current
+  })
+  if (!stored) throw new UploadNotFoundError()
+  return stored
 }
 
 /** Every accepted change counts as activity. */

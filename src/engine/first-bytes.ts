@@ -82,8 +82,10 @@ export class FirstBytes {
 
   /** A first chunk may be the whole file: its beginning is looked at while the rest is still coming in. */
   tap(session: UploadSession, request: WriteChunk, sink: Sink) {
-    // With a checksum it is not known yet whether these are the bytes that were sent.
-    if (request.index !== 0 || request.checksum !== undefined || !isWanted(this.#parts.options, session)) return sink
+    // With a checksum it is not known yet whether these are the bytes that were sent; and what comes again may be refused for
+    // another reason, without an end to the upload.
+    const isFirst = request.index === 0 && request.checksum === undefined && !isAccepted(session)
+    if (!isFirst || !isWanted(this.#parts.options, session)) return sink
     let head: Buffer = Buffer.alloc(0)
     const tapped: Sink = async (buffers, position) => {
       const isLacking = head.length < beginning

@@ -261,17 +261,16 @@ export class SharedAppending implements AppendReceiver {
         loose,
         (next) => {
           if (!isMany) return next
-          const kept = next.chunks.slice(0, next.chunks.length - small.length - 1)
+          const [kept, tail] = [next.chunks.slice(0, -small.length - 1), next.chunks.slice(-small.length - 1, -1)]
+          // A completion that failed may have made parts of them meanwhile.
+          if (small.some((piece, i) => piece.loose !== tail[i]?.loose)) throw new StorageUnavailableError()
           const chunk = { index: countChunks(kept), count: 1, size: slice.to - start, offset: start, loose }
           return { ...next, chunks: [...kept, chunk] }
         },
         record,
       )
-      if (isMany)
-        this.#pieces.discard(
-          run.session.id,
-          small.map((piece) => piece.loose),
-        )
+      const gathered = isMany ? small.map((piece) => piece.loose) : []
+      this.#pieces.discard(run.session.id, gathered)
     } catch (error) {
       // When the record's store failed, it may name the piece all the same.
       if (record.refused) this.#pieces.discard(run.session.id, [loose])

@@ -8,7 +8,7 @@ import type { ChunkWritten, UploadSession, WriteChunk } from '../types.ts'
 import { parseChecksum, type ReceivedBody, receiveBody, type Sink } from './body.ts'
 import { type Chunk, findChunk, trueOffset } from './chunk-map.ts'
 import { addChunk, type ChunkPlan, checkSize, otherSize, planSizedChunk } from './chunk-plan.ts'
-import { chunkConflict, requireActive, touch, writtenOf } from './chunk-writer.ts'
+import { chunkConflict, keepAlive, requireActive, touch, writtenOf } from './chunk-writer.ts'
 import type { EngineParts } from './engine-options.ts'
 import { accepted, beginning, withoutChunk } from './first-bytes.ts'
 import { sumOf } from './known-sums.ts'
@@ -97,8 +97,8 @@ export class SharedWriter {
   }
 
   async #compare(session: UploadSession, existing: Chunk, body: ReceivedBody): Promise<ChunkWritten> {
-    if (await this.#isSame(session, existing, body)) return writtenOf(session, body, true)
-    throw chunkConflict()
+    if (!(await this.#isSame(session, existing, body))) throw chunkConflict()
+    return writtenOf(await keepAlive(this.#parts, session.id), body, true)
   }
 
   async #isSame(session: UploadSession, existing: Chunk, body: ReceivedBody): Promise<boolean> {
@@ -155,7 +155,7 @@ export class SharedWriter {
   async #yieldParts({ request }: Writing, body: ReceivedBody, parts: readonly number[]): Promise<ChunkWritten> {
     const session = await this.#active(request.uploadId)
     const existing = findChunk(session.chunks, request.index)
-    if (existing && (await this.#isSame(session, existing, body))) return writtenOf(session, body, true)
+    if (existing && (await this.#isSame(session, existing, body))) return this.#compare(session, existing, body)
     await this.#takeBack(session.id, parts)
     throw chunkConflict()
   }

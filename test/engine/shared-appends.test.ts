@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { PassThrough, type Readable } from 'node:stream'
 import { setTimeout as pause } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
-import type { UploadEngine } from '../../src/types.ts'
+import type { UploadEngine, UploadSession } from '../../src/types.ts'
 import { streamOf, testEngine } from '../support/engine.ts'
 import { bytes, seeded } from '../support/random.ts'
 import { lose, partSize, SharedLocker, sharedNodes, sharedStorage } from '../support/shared-nodes.ts'
@@ -196,4 +196,24 @@ describe('appends that go to any node', () => {
     const object = await appender(node.engine).complete(id)
     expect(shared.storage.read(object.key)).toEqual(file)
   })
+})
+
+it('pieces that became something else while they were gathered are not cut from the record', async () => {
+  const { a, storage, sessions } = nodes()
+  const file = bytes(partSize, 3)
+  const id = await a.create(10 * partSize)
+  for (let at = 0; at < 320; at += 10) await a.append(id, at, file.subarray(at, at + 10))
+  expect((await a.get(id)).chunks).toHaveLength(32)
+  const { staging } = storage
+  const put = staging.put.bind(staging)
+  // As a completion leaves it that failed after it had made a part of them.
+  staging.put = async (...given) => {
+    staging.put = put
+    const current = (await sessions.get(id)) as UploadSession
+    const chunks = [{ index: 0, count: 1, size: 320, offset: 0, loose: 0 }]
+    await sessions.replace({ ...current, chunks, version: current.version + 1 }, current.version)
+    return put(...given)
+  }
+  await expect(a.append(id, 320, file.subarray(320, 330))).rejects.toMatchObject({ status: 503 })
+  expect(await a.offset(id)).toBe(320)
 })

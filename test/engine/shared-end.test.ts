@@ -44,6 +44,19 @@ describe('an upload that ends', () => {
     expect(storage.stagedKeys()).toEqual([])
   })
 
+  it('is not near for an upload whose client sends a chunk once more', async () => {
+    let ahead = 0
+    const { nodes } = sharedNodes(2, sharedStorage(), { clock: () => Date.now() + ahead })
+    const [a, b] = nodes as [(typeof nodes)[0], (typeof nodes)[0]]
+    const id = await a.client.create(10 * partSize, { chunkSize: partSize })
+    await a.client.write(id, 0, bytes(partSize, 0))
+    ahead = hour - 60_000
+    expect(await b.client.write(id, 0, bytes(partSize, 0))).toMatchObject({ duplicate: true })
+    ahead = hour + 60_000
+    expect(await a.engine.sweep()).toMatchObject({ expired: 0 })
+    await b.client.write(id, 1, bytes(partSize, 1))
+  })
+
   it('by expiry on another node leaves nothing, and its sums go with its record', async () => {
     let ahead = 0
     const { nodes, storage, sessions } = sharedNodes(2, sharedStorage(), { clock: () => Date.now() + ahead })

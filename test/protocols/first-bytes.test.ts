@@ -30,6 +30,21 @@ function storageOf() {
 }
 
 describe('the documented routes', () => {
+  it('refuse other bytes that come for the first chunk too late, but not the upload', async () => {
+    const storage = storageOf()
+    const { url, middleware } = await testServer({ storage, ...declared })
+    const client = nativeClient(url)
+    const chunks = cut(picture(200_000), 65_536)
+    const id = await client.start(200_000, { mimeType: png, fileName: 'a.png', chunkSize: 65_536 })
+    expect((await client.chunk(id, 0, chunks[0] as Buffer)).status).toBe(200)
+    const session = () => middleware.engine.get({ uploadId: id, protocol: 'native' })
+    await expect.poll(async () => (await session()).sentParts).toEqual([[1, 1]])
+    const late = await client.chunk(id, 0, program(200_000).subarray(0, 65_536))
+    expect([late.status, late.body.code]).toEqual([409, 'CHUNK_CONFLICT'])
+    for (const [index, chunk] of chunks.entries()) expect((await client.chunk(id, index, chunk)).status).toBe(200)
+    expect((await client.complete(id)).status).toBe(200)
+  })
+
   it('refuse a program called a picture at its first chunk, and all that comes after it', async () => {
     const storage = storageOf()
     const { url, tempDir } = await testServer({ storage, ...declared })
