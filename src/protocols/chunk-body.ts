@@ -3,9 +3,10 @@
  * the stream on instead of storing it.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Readable } from 'node:stream'
+import type { Readable, Writable } from 'node:stream'
 import multer from 'multer'
 import { InvalidRequestError, isNexusUploaderError } from '../errors.ts'
+import { delimiterOf, FormFeed } from './form-feed.ts'
 import { bodyTooLarge } from './http.ts'
 
 export type FormFields = Readonly<Record<string, unknown>>
@@ -59,6 +60,15 @@ const limits = {
   fieldArrayIndexLimit: 0,
 }
 
+/** Options of multer that its types do not have yet. */
+interface FeedOptions {
+  readonly fileHwm: number
+  streamHandler(request: unknown, busboy: Writable): void
+}
+
+/** busboy takes in what it is given within one write only as long as its file's stream has room, bytes. */
+const mostInOneWrite = 2 ** 30
+
 const multerMessages: Readonly<Record<string, string>> = {
   LIMIT_PART_COUNT: 'The form has too many parts.',
   LIMIT_FILE_COUNT: 'The form has more than one file part. Send one file per request.',
@@ -92,13 +102,16 @@ export function readForm<Result>(
       size += data.length
       if (size > maxBytes) fail(bodyTooLarge(maxBytes))
     }
+    const delimiter = delimiterOf(request.headers['content-type'])
+    let feed: FormFeed | null = null
     const end = () => {
       isOver = true
       request.off('data', count)
     }
     const fail = (error: unknown) => {
       end()
-      request.unpipe()
+      if (feed) feed.stop()
+      else request.unpipe()
       stop.abort(error)
       taking.then(() => reject(error), reject)
     }
@@ -106,7 +119,7 @@ export function readForm<Result>(
       _handleFile(handled, { fieldname, stream, originalname, mimetype }, callback) {
         const fields = { ...(handled.body as object) }
         const taken = takeFile(
-          { fieldName: fieldname, stream, fileName: originalname, mimeType: mimetype },
+          { fieldName: fieldname, stream: feed?.divert(stream) ?? stream, fileName: originalname, mimeType: mimetype },
           fields,
           stop.signal,
         )
@@ -119,12 +132,21 @@ export function readForm<Result>(
       },
       _removeFile: (_request, _file, callback) => callback(null),
     }
+    const diverting: FeedOptions = {
+      fileHwm: mostInOneWrite,
+      streamHandler(_request, busboy) {
+        if (!delimiter) return
+        feed = new FormFeed(request, busboy, delimiter)
+        feed.start()
+      },
+    }
     const upload = multer({
       storage,
       // One part more than there may be, so that what is wrong can be told: a second file, or a field too many.
       limits: { ...limits, ...formLimits, parts: formLimits.fields + 2 },
       // Browsers write names in UTF-8, without saying so.
       defParamCharset: 'utf8',
+      ...(delimiter ? diverting : {}),
     })
     const parse = fieldName === null ? upload.any() : upload.single(fieldName)
     // multer asks for Express' types; it uses nothing that Node's own objects lack.
