@@ -16,7 +16,18 @@ import {
 } from '../errors.ts'
 
 /** One write of 512 KiB costs the disk hardly more than one of 64 KiB; beyond 1 MiB it gets slower again. */
-const batchSize = 512 * 1024
+const largestBatch = 512 * 1024
+const smallestBatch = 64 * 1024
+/**
+ * What all bodies together gather before they write, bytes. When many come in at a time they write sooner: else their
+ * buffers grow old, V8 frees them late, and no cache holds them any more.
+ */
+const gatheredAtOnce = 8 * 1024 * 1024
+let bodies = 0
+
+function batchSize(): number {
+  return Math.min(largestBatch, Math.max(smallestBatch, gatheredAtOnce / bodies))
+}
 
 /**
  * The newest of the short-lived arrays that make V8 collect young objects in time. A buffer from a socket lies outside the
@@ -175,7 +186,7 @@ export function receiveBody(source: Readable, sink: Sink, options: BodyOptions):
       if (options.crc) crc = crc32(data, crc)
       batch.push(data)
       batchBytes += data.length
-      if (batchBytes >= batchSize) pump()
+      if (batchBytes >= batchSize()) pump()
       else if (options.flushAfter !== undefined) flush ??= setTimeout(flushBatch, options.flushAfter).unref()
     }
     /** A slow line must not keep its bytes in memory. */
@@ -188,14 +199,14 @@ export function receiveBody(source: Readable, sink: Sink, options: BodyOptions):
     const pump = () => {
       if (failure) return
       if (writing) {
-        if (batchBytes >= batchSize) pause()
+        if (batchBytes >= batchSize()) pause()
         return
       }
       if (batchBytes === 0) {
         if (ended) settle()
         return
       }
-      if (batchBytes < batchSize && !ended) return
+      if (batchBytes < batchSize() && !ended) return
       write()
     }
     const write = () => {
@@ -237,6 +248,7 @@ export function receiveBody(source: Readable, sink: Sink, options: BodyOptions):
       clearTimeout(flush)
       if (writing || settled) return
       settled = true
+      bodies -= 1
       options.signal.removeEventListener('abort', onAbort)
       source.off('data', onData).off('end', onEnd).off('close', onClose)
       // The error listener stays: a source that is torn down later must not crash the process.
@@ -250,6 +262,7 @@ export function receiveBody(source: Readable, sink: Sink, options: BodyOptions):
       }
     }
 
+    bodies += 1
     watch()
     source.on('error', onError).on('end', onEnd).on('close', onClose)
     options.signal.addEventListener('abort', onAbort, { once: true })

@@ -53,3 +53,32 @@ it('a source is stopped while its bytes wait for a slow sink, and at most two ba
   await expect(receiving).resolves.toMatchObject({ size: 16 * MiB })
   clearInterval(timer)
 })
+
+it('many bodies at a time are written in smaller batches, one alone in large ones again, also after failures', async () => {
+  const largest = async (count: number, size: number) => {
+    let most = 0
+    const options = () => ({
+      maxSize: size,
+      tooLarge: () => new InvalidRequestError('too large'),
+      idleTimeout: 5000,
+      signal: new AbortController().signal,
+      crc: false,
+    })
+    const sink = async (buffers: Buffer[]) => {
+      most = Math.max(most, Buffer.concat(buffers).length)
+      await new Promise(setImmediate)
+    }
+    const body = () =>
+      Readable.from(
+        Array.from({ length: 32 }, () => Buffer.alloc(32 * 1024)),
+        { objectMode: false },
+      )
+    await Promise.allSettled(Array.from({ length: count }, () => receiveBody(body(), sink, options())))
+    return most
+  }
+  expect(await largest(1, MiB)).toBeGreaterThanOrEqual(512 * 1024)
+  expect(await largest(200, MiB)).toBeLessThanOrEqual(2 * 64 * 1024)
+  // Each is refused in the middle.
+  expect(await largest(200, MiB / 2)).toBeGreaterThan(0)
+  expect(await largest(1, MiB)).toBeGreaterThanOrEqual(512 * 1024)
+})
