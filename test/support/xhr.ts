@@ -109,6 +109,17 @@ function xhrClass(log: XhrLog, page: string) {
       this.emit(new Event('loadend'))
     }
 
+    async #write(request: ClientRequest, file: Blob): Promise<void> {
+      let sent = 0
+      for await (const piece of file.stream()) {
+        if (request.destroyed) return
+        sent += piece.length
+        await new Promise<void>((resolve) => request.write(piece, () => resolve()))
+        if (!this.#done) this.upload.emit(new ProgressEventLike('progress', sent, file.size))
+      }
+      request.end()
+    }
+
     async #send(body: RequestBody): Promise<void> {
       const entry: SentRequest = { method: this.#method, url: this.#url, status: 0 }
       log.push(entry)
@@ -116,15 +127,15 @@ function xhrClass(log: XhrLog, page: string) {
       const encoded = new Response(body)
       const type = encoded.headers.get('content-type')
       if (type && !('content-type' in this.#headers)) this.#headers['content-type'] = type
-      const bytes = Buffer.from(await encoded.arrayBuffer())
+      // A file that may be large is read as it is sent.
+      const file = body instanceof Blob ? body : new Blob([await encoded.arrayBuffer()])
+      const headers = { origin: page, 'content-length': file.size, ...this.#headers }
+      const request = httpRequest(this.#url, { method: this.#method, headers })
+      this.#request = request
+      if (this.timeout > 0) setTimeout(() => this.#end('timeout'), this.timeout).unref()
       const response = await new Promise<IncomingMessage>((resolve, reject) => {
-        const headers = { origin: page, 'content-length': bytes.length, ...this.#headers }
-        this.#request = httpRequest(this.#url, { method: this.#method, headers })
-        this.#request.on('response', resolve).on('error', reject)
-        if (this.timeout > 0) setTimeout(() => this.#end('timeout'), this.timeout).unref()
-        this.#request.end(bytes, () => {
-          if (!this.#done) this.upload.emit(new ProgressEventLike('progress', bytes.length, bytes.length))
-        })
+        request.on('response', resolve).on('error', reject)
+        this.#write(request, file).catch(reject)
       })
       const pieces: Buffer[] = []
       for await (const piece of response) pieces.push(piece as Buffer)

@@ -1,0 +1,110 @@
+/** Kills nodes while files are on their way, and starts them again. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { seeded } from '../../test/support/random.ts'
+import type { ClusterNode } from './node.ts'
+import type { RoundRobinProxy } from './proxy.ts'
+import type { Timeline } from './timeline.ts'
+import type { ClusterUpload } from './upload.ts'
+
+/** A kill comes when its client has sent so much of its file. */
+const earliest = 0.08
+const latest = 0.8
+/** For how long a node stays away, ms. */
+const shortest = 200
+const longest = 1_200
+/** Of the uploads there must be something left to be in the middle of. */
+const middle = 0.97
+
+interface Strike {
+  readonly signal: 'SIGKILL' | 'SIGTERM'
+  /** Index of the upload that it is meant for. */
+  readonly target: number
+  readonly share: number
+  readonly away: number
+  /** 0 to 1: which of the nodes that come into question. */
+  readonly choice: number
+}
+
+export interface Stage {
+  readonly nodes: readonly ClusterNode[]
+  readonly uploads: readonly ClusterUpload[]
+  readonly proxy: RoundRobinProxy
+  readonly timeline: Timeline
+  readonly signal: AbortSignal
+}
+
+/** Every client is in the middle of something at one kill at least; where the SIGTERM comes is up to the seed. */
+export function plan(seed: number, kills: number, uploads: number): Strike[] {
+  const random = seeded(seed)
+  const targets = Array.from({ length: kills }, (_, at) => (at < uploads ? at : random.integer(0, uploads - 1)))
+  const width = (latest - earliest) / (kills + 1)
+  const signals = random.shuffle([...targets.map(() => 'SIGKILL' as const), 'SIGTERM' as const])
+  const queue = random.shuffle(targets)
+  return signals.map((signal, at) => ({
+    signal,
+    target: signal === 'SIGKILL' ? (queue.pop() ?? 0) : random.integer(0, uploads - 1),
+    share: earliest + (at + random.next()) * width,
+    away: random.integer(shortest, longest),
+    choice: random.next(),
+  }))
+}
+
+/** Returns what went wrong. */
+export async function strike(strikes: readonly Strike[], stage: Stage): Promise<string[]> {
+  const problems: string[] = []
+  // A node that is closing takes its time; the others are killed meanwhile.
+  let closing: Promise<unknown> = Promise.resolve()
+  for (const one of strikes) {
+    const upload = await nextTarget(one, stage)
+    if (!upload) {
+      problems.push(`All uploads had ended before a node could be hit with ${one.signal}.`)
+      break
+    }
+    const done = hit(one, upload, stage).then((found) => problems.push(...found))
+    if (one.signal === 'SIGTERM') closing = done
+    else await done
+  }
+  await closing
+  return problems
+}
+
+/** The client that is meant, when it is so far and a node is receiving from it; another one when it has ended too soon. */
+async function nextTarget({ target, share }: Strike, stage: Stage): Promise<ClusterUpload | null> {
+  const { uploads, proxy, signal } = stage
+  for (;;) {
+    const running = uploads.filter((upload) => upload.isRunning && upload.share < middle)
+    const meant = uploads[target]
+    const upload = meant && running.includes(meant) ? meant : running[0]
+    if (!upload) return null
+    if (upload.share >= share && proxy.receiving(upload.kind.wire).length > 0) return upload
+    await sleep(10, undefined, { signal })
+  }
+}
+
+async function hit({ signal: name, away, choice }: Strike, upload: ClusterUpload, stage: Stage): Promise<string[]> {
+  const { nodes, uploads, proxy, timeline, signal } = stage
+  const receiving = nodes.filter((node) => node.isUp && proxy.receiving(upload.kind.wire).includes(node))
+  const node = receiving[Math.floor(choice * receiving.length)] ?? nodes.find(({ isUp }) => isUp)
+  if (!node) return ['No node was up.']
+  const met = uploads.filter(({ isRunning, kind }) => isRunning && proxy.receiving(kind.wire).includes(node))
+  const states = met.map(({ kind, share }) => `${kind.name} ${percent(share)}`).join(', ')
+  const problems: string[] = []
+  if (name === 'SIGKILL') {
+    for (const one of met) one.kills += 1
+    timeline.say(node.name, `kill -9 (pid ${node.pid}) while it receives from ${states || 'nobody'}`)
+    await node.kill()
+  } else {
+    timeline.say(node.name, `SIGTERM (pid ${node.pid}) while it receives from ${states || 'nobody'}`)
+    const code = await node.stop()
+    timeline.say(node.name, code === 0 ? 'has let its requests end and closed' : `ended with ${code}`)
+    if (code !== 0) problems.push(`${node.name} ended with ${code} after SIGTERM, not with 0.`)
+  }
+  await sleep(away, undefined, { signal })
+  await node.start(signal)
+  timeline.say(node.name, `is back (pid ${node.pid}), with an empty disk`)
+  return problems
+}
+
+export function percent(share: number): string {
+  return `${Math.floor(share * 100)} %`
+}
