@@ -6,7 +6,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { percent, plan, strike } from './cluster/chaos.ts'
+import { percent, plan, shareOf, strike } from './cluster/chaos.ts'
 import { check } from './cluster/checks.ts'
 import { ClusterNode, type Watch } from './cluster/node.ts'
 import { type ClusterOptions, readOptions, usage } from './cluster/options.ts'
@@ -16,6 +16,9 @@ import { summaryOf } from './cluster/summary.ts'
 import { Timeline } from './cluster/timeline.ts'
 import { ClusterUpload, kinds } from './cluster/upload.ts'
 import { mebibytes } from './demo/text.ts'
+
+// Of every process: the SDK's words about the version of Node say nothing about the cluster.
+process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = 'true'
 
 const out = process.stdout
 const nodeCount = 3
@@ -38,10 +41,7 @@ async function demo(options: ClusterOptions, signal: AbortSignal): Promise<numbe
   const closing: (() => unknown)[] = []
   try {
     const cluster = await startCluster(options, folder, timeline, signal, closing)
-    const ended = new AbortController()
-    const tooLate = deadlineOf(options, ended.signal)
-    await Promise.race([uploadAll(cluster, options, timeline, signal), cluster.services.failed, tooLate])
-    ended.abort()
+    await Promise.race([uploadAll(cluster, options, timeline, signal), cluster.services.failed, deadlineOf(options)])
     cluster.problems.push(...(await check(cluster.uploads, cluster.services, folder, timeline, options.corrupt)))
     timeline.print(summaryOf(cluster, options, timeline.now))
     return cluster.problems.length === 0 ? 0 : 1
@@ -107,36 +107,42 @@ function environmentOf({ s3, redisUrl }: Services): NodeJS.ProcessEnv {
 }
 
 /** Rejects when the uploads must be hanging, however slow this machine is. */
-async function deadlineOf({ seconds, kills }: ClusterOptions, ended: AbortSignal): Promise<never> {
+async function deadlineOf({ seconds, kills }: ClusterOptions): Promise<never> {
   const limit = seconds * 5 + kills * 10 + 120
-  await sleep(limit * 1000, undefined, { signal: ended }).catch(() => {})
+  await sleep(limit * 1000, undefined, { ref: false })
   throw new Error(`The uploads have not ended within ${limit} s.`)
 }
 
 async function uploadAll(cluster: Cluster, options: ClusterOptions, timeline: Timeline, signal: AbortSignal) {
   const { nodes, uploads, proxy, problems } = cluster
-  const tell = teller(timeline)
-  const running = uploads.map((upload) => upload.run(proxy.origin, tell))
+  const { size } = options
+  const running = uploads.map(async (upload) => {
+    const { kind } = upload
+    await upload.run(proxy.origin)
+    timeline.say(kind.name, upload.url === null ? `FAILED: ${upload.failure}` : `is done: ${upload.url}`)
+  })
   for (const { kind } of uploads) timeline.say(kind.name, `begins at ${kind.wire}`)
-  const strikes = plan(options.seed, options.kills, uploads.length)
-  problems.push(...(await strike(strikes, { nodes, uploads, proxy, timeline, signal })))
-  await Promise.all(running)
-  for (const { kind, kills, retries } of uploads) {
+  const telling = setInterval(teller(cluster, size, timeline), 100)
+  try {
+    const strikes = plan(options.seed, options.kills, uploads.length)
+    problems.push(...(await strike(strikes, { nodes, uploads, proxy, size, timeline, signal })))
+    await Promise.all(running)
+  } finally {
+    clearInterval(telling)
+  }
+  for (const { kind, kills } of uploads) {
     if (kills === 0) problems.push(`No node was killed while it received from ${kind.name}.`)
-    if (retries === 0) problems.push(`${kind.name} has not noticed anything.`)
   }
 }
 
-/** Tells of every quarter, once, and of the end. */
-function teller(timeline: Timeline): (upload: ClusterUpload) => void {
-  const next = new Map<ClusterUpload, number>()
-  return (upload) => {
-    const { kind, share, url, failure } = upload
-    const due = next.get(upload) ?? progressStep
-    if (url !== null) timeline.say(kind.name, `is done: ${url}`)
-    else if (failure !== null) timeline.say(kind.name, `FAILED: ${failure}`)
-    else if (share >= due && share < 1) {
-      timeline.say(kind.name, percent(share))
+/** Tells of every quarter, once. */
+function teller({ uploads, proxy }: Cluster, size: number, timeline: Timeline): () => void {
+  const next = new Map(uploads.map((upload) => [upload, progressStep]))
+  return () => {
+    for (const [upload, due] of next) {
+      const share = shareOf(upload, proxy, size)
+      if (share < due || share >= 1 || !upload.isRunning) continue
+      timeline.say(upload.kind.name, percent(share))
       next.set(upload, Math.floor(share / progressStep + 1) * progressStep)
     }
   }

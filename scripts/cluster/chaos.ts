@@ -12,8 +12,6 @@ const latest = 0.8
 /** For how long a node stays away, ms. */
 const shortest = 200
 const longest = 1_200
-/** Of the uploads there must be something left to be in the middle of. */
-const middle = 0.97
 
 interface Strike {
   readonly signal: 'SIGKILL' | 'SIGTERM'
@@ -29,6 +27,8 @@ export interface Stage {
   readonly nodes: readonly ClusterNode[]
   readonly uploads: readonly ClusterUpload[]
   readonly proxy: RoundRobinProxy
+  /** Of each file, bytes. */
+  readonly size: number
   readonly timeline: Timeline
   readonly signal: AbortSignal
 }
@@ -61,6 +61,8 @@ export async function strike(strikes: readonly Strike[], stage: Stage): Promise<
       break
     }
     const done = hit(one, upload, stage).then((found) => problems.push(...found))
+    // Whoever awaits it hears of it.
+    done.catch(() => {})
     if (one.signal === 'SIGTERM') closing = done
     else await done
   }
@@ -70,24 +72,24 @@ export async function strike(strikes: readonly Strike[], stage: Stage): Promise<
 
 /** The client that is meant, when it is so far and a node is receiving from it; another one when it has ended too soon. */
 async function nextTarget({ target, share }: Strike, stage: Stage): Promise<ClusterUpload | null> {
-  const { uploads, proxy, signal } = stage
+  const { uploads, proxy, size, signal } = stage
   for (;;) {
-    const running = uploads.filter((upload) => upload.isRunning && upload.share < middle)
+    const running = uploads.filter((upload) => upload.isRunning)
     const meant = uploads[target]
     const upload = meant && running.includes(meant) ? meant : running[0]
     if (!upload) return null
-    if (upload.share >= share && proxy.receiving(upload.kind.wire).length > 0) return upload
+    if (shareOf(upload, proxy, size) >= share && proxy.receiving(upload.kind.wire).length > 0) return upload
     await sleep(10, undefined, { signal })
   }
 }
 
 async function hit({ signal: name, away, choice }: Strike, upload: ClusterUpload, stage: Stage): Promise<string[]> {
-  const { nodes, uploads, proxy, timeline, signal } = stage
+  const { nodes, uploads, proxy, size, timeline, signal } = stage
   const receiving = nodes.filter((node) => node.isUp && proxy.receiving(upload.kind.wire).includes(node))
   const node = receiving[Math.floor(choice * receiving.length)] ?? nodes.find(({ isUp }) => isUp)
   if (!node) return ['No node was up.']
   const met = uploads.filter(({ isRunning, kind }) => isRunning && proxy.receiving(kind.wire).includes(node))
-  const states = met.map(({ kind, share }) => `${kind.name} ${percent(share)}`).join(', ')
+  const states = met.map((one) => `${one.kind.name} ${percent(shareOf(one, proxy, size))}`).join(', ')
   const problems: string[] = []
   if (name === 'SIGKILL') {
     for (const one of met) one.kills += 1
@@ -103,6 +105,11 @@ async function hit({ signal: name, away, choice }: Strike, upload: ClusterUpload
   await node.start(signal)
   timeline.say(node.name, `is back (pid ${node.pid}), with an empty disk`)
   return problems
+}
+
+/** How much of its file has come to the nodes. The client's word alone counts buffers, that of the proxy what came twice. */
+export function shareOf({ kind, sent }: ClusterUpload, proxy: RoundRobinProxy, size: number): number {
+  return Math.min(sent, proxy.wire(kind.wire).bytes / size)
 }
 
 export function percent(share: number): string {

@@ -6,15 +6,18 @@ import { bundleOf } from '../../test/support/bundle.ts'
 
 const startTimeout = 30_000
 const root = fileURLToPath(new URL('../..', import.meta.url))
-/** The demo was killed: nobody else is left to end its nodes. The example knows nothing of that. */
-const endWithParent = 'data:text/javascript,process.on("disconnect",()=>process.exit(1));process.channel.unref()'
+interface More {
+  readonly env?: NodeJS.ProcessEnv
+  readonly execArgv?: readonly string[]
+}
 
 /** @param source relative to the root of the project */
-export function forkSource(source: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): ChildProcess {
+export function forkSource(source: string, args: readonly string[], more: More = {}): ChildProcess {
+  const { env, execArgv = [] } = more
   return fork(bundleOf(source), args, {
     cwd: root,
     env: { ...process.env, ...env },
-    execArgv: ['--disable-warning=ExperimentalWarning', '--import', endWithParent],
+    execArgv: ['--disable-warning=ExperimentalWarning', ...execArgv],
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
   })
 }

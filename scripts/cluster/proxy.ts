@@ -12,6 +12,8 @@ const leftOutFor = 500
 const connectTimeout = 2_000
 /** Ms that the rest of a body is still taken in after it has been refused. */
 const lingering = 500
+/** Bytes: a body that has less to come may be through in a moment. */
+const middle = 256 * 1024
 /** Headers that are about one connection only. */
 const perConnection = new Set(['connection', 'keep-alive', 'transfer-encoding'])
 
@@ -28,19 +30,25 @@ export interface NodeCount {
   broken: number
 }
 
+export interface WireCount {
+  /** Of bodies. */
+  bytes: number
+  /** How often its client was given each status that means "again". */
+  readonly refusals: Map<number, number>
+  /** When the next bytes may pass. */
+  mayGoOnAt: number
+}
+
 export class RoundRobinProxy {
   readonly counts = new Map<Upstream, NodeCount>()
-  /** How often a client was given each status that means "again". */
-  readonly refusals = new Map<number, number>()
+  /** By the first segment of the path. */
+  readonly wires = new Map<string, WireCount>()
   /** Requests that found their node gone and went to the next one. */
   movedOn = 0
-  /** By the first segment of the path, bytes. */
-  readonly received = new Map<string, number>()
   readonly #nodes: readonly Upstream[]
   readonly #bytesPerMs: number
   readonly #leftOutUntil = new Map<Upstream, number>()
-  readonly #busy = new Map<IncomingMessage, { readonly wire: string; readonly node: Upstream }>()
-  readonly #mayGoOnAt = new Map<string, number>()
+  readonly #busy = new Map<IncomingMessage, { readonly wire: string; readonly node: Upstream; left: number }>()
   readonly #server: Server
   #turn = 0
 
@@ -66,9 +74,16 @@ export class RoundRobinProxy {
     return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`
   }
 
-  /** The nodes that are receiving a body over this wire right now. */
+  /** The nodes that are in the middle of receiving a body over this wire. */
   receiving(wire: string): Upstream[] {
-    return [...new Set([...this.#busy.values()].filter((busy) => busy.wire === wire).map(({ node }) => node))]
+    const bodies = [...this.#busy.values()].filter((busy) => busy.wire === wire && busy.left > middle)
+    return [...new Set(bodies.map(({ node }) => node))]
+  }
+
+  wire(name: string): WireCount {
+    const known = this.wires.get(name) ?? { bytes: 0, refusals: new Map(), mayGoOnAt: 0 }
+    this.wires.set(name, known)
+    return known
   }
 
   close(): void {
@@ -105,8 +120,12 @@ export class RoundRobinProxy {
     const count = this.counts.get(node) ?? { requests: 0, bytes: 0, broken: 0 }
     count.requests += 1
     const upstream = httpRequest({ createConnection: () => socket, method, path, headers })
-    const line = this.#line(wire, count)
-    if (method !== 'GET' && method !== 'HEAD') this.#busy.set(request, { wire, node })
+    const busy = { wire, node, left: Number(headers['content-length'] ?? 0) }
+    this.#busy.set(request, busy)
+    const line = this.#line(this.wire(wire), (bytes) => {
+      count.bytes += bytes
+      busy.left -= bytes
+    })
     request.once('end', () => this.#busy.delete(request))
     response.once('close', () => {
       this.#busy.delete(request)
@@ -120,7 +139,7 @@ export class RoundRobinProxy {
     upstream.on('response', (answer) => {
       answered = true
       const status = answer.statusCode ?? 502
-      this.#count(status)
+      this.#count(request, status)
       response.writeHead(status, headersOf(answer))
       // Half an answer is none.
       answer.on('error', () => response.destroy())
@@ -138,7 +157,7 @@ export class RoundRobinProxy {
 
   /** Of the proxy itself, as nginx has them. */
   #refuse(request: IncomingMessage, response: ServerResponse, status: 502 | 503): void {
-    this.#count(status)
+    this.#count(request, status)
     const headers = { 'Retry-After': '1', 'Content-Type': 'text/plain' }
     response.writeHead(status, headers).end(status === 502 ? 'Bad Gateway' : 'Service Unavailable')
     // So that a client that is still sending gets to read it.
@@ -146,18 +165,19 @@ export class RoundRobinProxy {
     setTimeout(() => request.complete || request.destroy(), lingering).unref()
   }
 
-  #count(status: number): void {
+  #count({ url = '' }: IncomingMessage, status: number): void {
     if (status !== 423 && status !== 429 && status < 500) return
-    this.refusals.set(status, (this.refusals.get(status) ?? 0) + 1)
+    const { refusals } = this.wire(wireOf(url))
+    refusals.set(status, (refusals.get(status) ?? 0) + 1)
   }
 
-  #line(wire: string, count: NodeCount): Transform {
+  #line(wire: WireCount, passed: (bytes: number) => void): Transform {
     const transform = (piece: Buffer, _encoding: BufferEncoding, pass: TransformCallback) => {
-      count.bytes += piece.length
-      this.received.set(wire, (this.received.get(wire) ?? 0) + piece.length)
+      passed(piece.length)
+      wire.bytes += piece.length
       const now = performance.now()
-      const start = Math.max(now, this.#mayGoOnAt.get(wire) ?? 0)
-      this.#mayGoOnAt.set(wire, start + piece.length / this.#bytesPerMs)
+      const start = Math.max(now, wire.mayGoOnAt)
+      wire.mayGoOnAt = start + piece.length / this.#bytesPerMs
       if (start > now) setTimeout(pass, start - now, null, piece)
       else pass(null, piece)
     }

@@ -26,9 +26,12 @@ redis.once('exit', (code, signal) => {
   process.exit(1)
 })
 // The demo was killed: nobody else is left to clean up.
-process.on('disconnect', () => {
-  redis.kill('SIGKILL')
+process.on('disconnect', async () => {
+  redis.removeAllListeners('exit').kill('SIGKILL')
+  // The other processes end now too, and until then some still write.
+  await sleep(1_000)
   rmSync(folder, { recursive: true, force: true, maxRetries: 3 })
+  process.exit(1)
 })
 // Ctrl+C reaches every process of the terminal; the demo decides when this one ends.
 for (const name of ['SIGINT', 'SIGHUP'] as const) process.on(name, () => {})

@@ -2,7 +2,7 @@
 import { count, duration, mebibytes } from '../demo/text.ts'
 import type { ClusterNode } from './node.ts'
 import type { ClusterOptions } from './options.ts'
-import type { RoundRobinProxy } from './proxy.ts'
+import type { RoundRobinProxy, WireCount } from './proxy.ts'
 import type { ClusterUpload } from './upload.ts'
 
 export interface Account {
@@ -23,14 +23,12 @@ export function summaryOf(
       const kills = `killed ${count(node.kills, 'time')}`
       return [node.name, `${count(requests, 'request')}, ${mebibytes(bytes)} of bodies; ${kills}, ${broken} broke off`]
     }),
-    ...uploads.map(({ kind, kills, retries }): [string, string] => {
-      const again = mebibytes(Math.max(0, (proxy.received.get(kind.wire) ?? 0) - size))
-      return [
-        kind.name,
-        `${count(kills, 'kill')} in the middle, ${count(retries, 'retry', 'retries')}, ${again} sent again`,
-      ]
+    ...uploads.map(({ kind, kills }): [string, string] => {
+      const wire = proxy.wire(kind.wire)
+      const again = mebibytes(Math.max(0, wire.bytes - size))
+      return [kind.name, `${count(kills, 'kill')} in the middle; was told ${refusalsOf(wire)}; sent ${again} again`]
     }),
-    ['proxy', `${refusalsOf(proxy)}; ${count(proxy.movedOn, 'request')} went on to the next node`],
+    ['proxy', `${count(proxy.movedOn, 'request')} found a node gone and went on to the next one`],
     ['kills', String(nodes.reduce((sum, { kills }) => sum + kills, 0))],
     ['wrong bytes', problems.some((problem) => problem.includes('wrong bytes')) ? 'YES' : '0'],
     ['time', `${duration(seconds)}; seed ${seed}`],
@@ -40,8 +38,8 @@ export function summaryOf(
   return ['', 'What happened', ...lines, '', ...verdict].join('\n')
 }
 
-/** What clients were told that means "again". */
-function refusalsOf({ refusals }: RoundRobinProxy): string {
+/** What the client was told that means "again". */
+function refusalsOf({ refusals }: WireCount): string {
   const told = [...refusals].sort(([a], [b]) => a - b).map(([status, times]) => `${times} × ${status}`)
-  return told.length === 0 ? 'refused nothing' : told.join(', ')
+  return told.length === 0 ? 'nothing' : told.join(', ')
 }

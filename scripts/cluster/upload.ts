@@ -25,10 +25,8 @@ export class ClusterUpload {
   readonly kind: Kind
   readonly fileName: string
   readonly sha256: string
-  /** 0 to 1. */
-  share = 0
-  /** How often it tried something again. */
-  retries = 0
+  /** How much of the file the client has sent, 0 to 1. It may lie in buffers on its way. */
+  sent = 0
   /** Kills that a body of it was under way to. */
   kills = 0
   /** What the client was told. */
@@ -60,8 +58,8 @@ export class ClusterUpload {
     return this.url === null && this.failure === null
   }
 
-  /** Resolves when it has ended, one way or the other; `changed` is called after every report. */
-  async run(origin: string, changed: (upload: ClusterUpload) => void): Promise<void> {
+  /** Resolves when it has ended, one way or the other. */
+  async run(origin: string): Promise<void> {
     const cookie = `visitor=${randomUUID()}`
     const task: Task = { origin, path: this.#path, name: this.fileName, cookie, folder: this.#folder }
     const child = forkSource(this.kind.source, [JSON.stringify(task)])
@@ -71,14 +69,9 @@ export class ClusterUpload {
     child.stderr?.on('data', (text) => {
       printed = (printed + text).slice(-1_000)
     })
-    child.on('message', (message) => {
-      this.#take(message as Report)
-      changed(this)
-    })
+    child.on('message', (message) => this.#take(message as Report))
     const [code] = await once(child, 'close')
-    if (!this.isRunning) return
-    this.failure = `its process ended with ${code}: ${printed}`
-    changed(this)
+    if (this.isRunning) this.failure = `its process ended with ${code}: ${printed}`
   }
 
   async stop(): Promise<void> {
@@ -87,11 +80,8 @@ export class ClusterUpload {
   }
 
   #take(message: Report): void {
-    if (message.kind === 'progress') this.share = message.share
-    else if (message.kind === 'again') this.retries += 1
-    else if (message.kind === 'done') {
-      this.share = 1
-      this.url = message.url
-    } else this.failure = message.message
+    if (message.kind === 'progress') this.sent = message.share
+    else if (message.kind === 'done') this.url = message.url
+    else this.failure = message.message
   }
 }

@@ -12,10 +12,8 @@ export interface Task {
 }
 
 export type Report =
-  /** How much of the file has been sent, 0 to 1; less than before when a part is sent again. */
+  /** How much of the file the client has sent, 0 to 1; less than before when a part is sent again. */
   | { readonly kind: 'progress'; readonly share: number }
-  /** Something failed, and the client tries it again. */
-  | { readonly kind: 'again' }
   | { readonly kind: 'done'; readonly url: string }
   | { readonly kind: 'failed'; readonly message: string }
 
@@ -28,6 +26,7 @@ export function report(message: Report): void {
 /** Runs the upload, and tells how it ended. */
 export async function run(upload: () => Promise<string>): Promise<void> {
   if (!process.send) throw new Error('This is a part of the demo: npm run demo:cluster')
+  process.once('disconnect', () => process.exit())
   try {
     report({ kind: 'done', url: await upload() })
   } catch (error) {

@@ -30,7 +30,6 @@ await run(async () => {
   const data = await openAsBlob(task.path)
   return await new Promise<string>((resolve, reject) => {
     resumable.on('fileProgress', (file) => report({ kind: 'progress', share: file.progress() }))
-    resumable.on('fileRetry', () => report({ kind: 'again' }))
     resumable.on('fileSuccess', (file) => {
       const stored = file.chunks.map((chunk) => JSON.parse(chunk.message())).find(({ url }) => url !== undefined)
       if (stored) resolve(stored.url)
