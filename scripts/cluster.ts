@@ -72,7 +72,7 @@ async function startCluster(
   timeline.say('s3', `${services.s3.name}, bucket ${services.s3.bucket}`)
   const problems: string[] = []
   const watch: Watch = {
-    printed: ({ name }, text) => timeline.say(name, `says: ${text}`),
+    printed: ({ name }, text) => timeline.say(name, `says: ${text.split('\n', 1)[0]}`),
     crashed({ name }, how) {
       if (signal.aborted) return
       timeline.say(name, `ENDED BY ITSELF: ${how}`)

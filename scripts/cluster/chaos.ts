@@ -70,22 +70,26 @@ export async function strike(strikes: readonly Strike[], stage: Stage): Promise<
   return problems
 }
 
-/** The client that is meant, when it is so far and a node is receiving from it; another one when it has ended too soon. */
+/**
+ * The client that is meant, when it is so far and a node is receiving from it. Another one when it has ended too soon, or when
+ * that one has not been hit yet and this one has: on a slow machine files are through before nodes are back.
+ */
 async function nextTarget({ target, share }: Strike, stage: Stage): Promise<ClusterUpload | null> {
   const { uploads, proxy, size, signal } = stage
   for (;;) {
     const running = uploads.filter((upload) => upload.isRunning)
-    const meant = uploads[target]
-    const upload = meant && running.includes(meant) ? meant : running[0]
+    const unhurt = running.filter(({ kills }) => kills === 0)
+    const choice = unhurt.length > 0 ? unhurt : running
+    const upload = choice.find((one) => one === uploads[target]) ?? choice[0]
     if (!upload) return null
-    if (shareOf(upload, proxy, size) >= share && proxy.receiving(upload.kind.wire).length > 0) return upload
+    if (shareOf(upload, proxy, size) >= share && receivers(upload, stage).length > 0) return upload
     await sleep(10, undefined, { signal })
   }
 }
 
 async function hit({ signal: name, away, choice }: Strike, upload: ClusterUpload, stage: Stage): Promise<string[]> {
   const { nodes, uploads, proxy, size, timeline, signal } = stage
-  const receiving = nodes.filter((node) => node.isUp && proxy.receiving(upload.kind.wire).includes(node))
+  const receiving = receivers(upload, stage)
   const node = receiving[Math.floor(choice * receiving.length)] ?? nodes.find(({ isUp }) => isUp)
   if (!node) return ['No node was up.']
   const met = uploads.filter(({ isRunning, kind }) => isRunning && proxy.receiving(kind.wire).includes(node))
@@ -105,6 +109,12 @@ async function hit({ signal: name, away, choice }: Strike, upload: ClusterUpload
   await node.start(signal)
   timeline.say(node.name, `is back (pid ${node.pid}), with an empty disk`)
   return problems
+}
+
+/** The nodes that are in the middle of a body of this client, and are neither gone nor closing. */
+function receivers({ kind }: ClusterUpload, { nodes, proxy }: Stage): ClusterNode[] {
+  const receiving = proxy.receiving(kind.wire)
+  return nodes.filter((node) => node.isUp && receiving.includes(node))
 }
 
 /** How much of its file has come to the nodes. The client's word alone counts buffers, that of the proxy what came twice. */

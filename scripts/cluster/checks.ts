@@ -13,6 +13,7 @@ import { RedisLocker, RedisSessionStore } from 'nexus-uploader/redis'
 import { createClient } from 'redis'
 import { clientOf } from '../../test/support/s3-target.ts'
 import { sha256Of } from '../demo/source-file.ts'
+import { count } from '../demo/text.ts'
 import type { Bucket, Services } from './services.ts'
 import type { Timeline } from './timeline.ts'
 import type { ClusterUpload } from './upload.ts'
@@ -99,7 +100,7 @@ function isClean({ pieces, open }: Contents): boolean {
 }
 
 function leftovers({ pieces, open }: Contents): string {
-  return `${pieces.length} staged pieces, ${open} open multipart uploads`
+  return `${count(pieces.length, 'staged piece')}, ${count(open, 'open multipart upload')}`
 }
 
 /** What the next sweep of any node would do when all that is left has grown old. */

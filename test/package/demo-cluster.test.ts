@@ -60,7 +60,7 @@ function isAlive(pid: number): boolean {
   }
 }
 
-const small = ['--size', '16M', '--kills', '3', '--seconds', '8']
+const small = ['--size', '16M', '--kills', '3', '--seconds', '14']
 
 describeRedis('the demo of a cluster', () => {
   it(

@@ -11,6 +11,7 @@ import { Upload, type UploadOptions } from 'tus-js-client'
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import { answer, nativeClient } from '../support/native-client.ts'
 import { bytes, cut, sha256 } from '../support/random.ts'
+import { describeRedis, startRedis } from '../support/redis-server.ts'
 import { resumableClient } from '../support/resumable-client.ts'
 import { clientOf, doubleTarget, s3Target } from '../support/s3-target.ts'
 import { filesBelow, tempFolder } from '../support/temp-folder.ts'
@@ -122,6 +123,54 @@ describe('examples/express-s3.ts', () => {
       expect((await client.progress(abandoned)).status).toBe(410)
       s3.destroy()
     } finally {
+      await target.close()
+    }
+  })
+})
+
+describeRedis('examples/redis-s3-cluster/server.ts', () => {
+  it('takes an upload at any node, and goes on at the others when one is closed', async () => {
+    const [target, redis] = [await s3Target(), await startRedis()]
+    const s3 = clientOf(target)
+    try {
+      const env = {
+        REDIS_URL: `redis://127.0.0.1:${redis.port}`,
+        S3_ENDPOINT: target.endpoint,
+        S3_REGION: target.region,
+        S3_ACCESS_KEY_ID: target.accessKeyId,
+        S3_SECRET_ACCESS_KEY: target.secretAccessKey,
+        S3_BUCKET: target.bucket,
+      }
+      const nodes = await Promise.all([1, 2].map(() => startExample('redis-s3-cluster/server', env)))
+      const [a, b] = nodes as [(typeof nodes)[0], (typeof nodes)[0]]
+      const data = bytes(7 * MiB + 1)
+      const id = await a.client.start(data.length, { chunkSize: MiB })
+      const chunks = cut(data, MiB)
+      for (const [index, chunk] of chunks.slice(0, 6).entries()) {
+        expect((await (index % 2 === 0 ? a : b).client.chunk(id, index, chunk)).status).toBe(200)
+      }
+      a.child.kill('SIGTERM')
+      expect(await once(a.child, 'exit')).toEqual([0, null])
+      for (const [index, chunk] of chunks.entries()) {
+        expect((await b.client.chunk(id, index, chunk)).body).toEqual({
+          success: true,
+          ...(index < 6 && { duplicate: true }),
+        })
+      }
+      const { body } = await b.client.complete(id)
+      const { Body } = await s3.send(new GetObjectCommand({ Bucket: target.bucket, Key: body.key }))
+      expect(sha256(Buffer.from((await Body?.transformToByteArray()) ?? []))).toBe(sha256(data))
+
+      const cookie = (await fetch(b.url)).headers.get('set-cookie') ?? ''
+      const { run, send } = resumableClient(`${b.url}/resumable`)
+      const file = { data, chunkSize: MiB }
+      expect((await run(file, { headers: { Cookie: cookie.split(';')[0] ?? '' } })).body).toMatchObject({
+        complete: true,
+      })
+      expect((await send(file, 1)).body).toMatchObject({ code: 'OWNER_UNKNOWN' })
+    } finally {
+      s3.destroy()
+      await redis.stop()
       await target.close()
     }
   })
