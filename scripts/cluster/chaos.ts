@@ -9,9 +9,14 @@ import type { ClusterUpload } from './upload.ts'
 /** A kill comes when its client has sent so much of its file. */
 const earliest = 0.08
 const latest = 0.8
+/** Of the normal one, for what comes later than that while there are kills to come: nodes need time to come back. */
+const slowPace = 0.5
 /** For how long a node stays away, ms. */
 const shortest = 200
 const longest = 1_200
+
+/** So many bytes come from a client before it is hit again: clients give up when they are hit at every try. */
+const breather = 6 * 1024 * 1024
 
 interface Strike {
   readonly signal: 'SIGKILL' | 'SIGTERM'
@@ -38,7 +43,8 @@ export function plan(seed: number, kills: number, uploads: number): Strike[] {
   const random = seeded(seed)
   const targets = Array.from({ length: kills }, (_, at) => (at < uploads ? at : random.integer(0, uploads - 1)))
   const width = (latest - earliest) / (kills + 1)
-  const signals = random.shuffle([...targets.map(() => 'SIGKILL' as const), 'SIGTERM' as const])
+  const signals: Strike['signal'][] = targets.map(() => 'SIGKILL')
+  signals.splice(random.integer(1, Math.ceil(kills / 2)), 0, 'SIGTERM')
   const queue = random.shuffle(targets)
   return signals.map((signal, at) => ({
     signal,
@@ -57,7 +63,8 @@ export async function strike(strikes: readonly Strike[], stage: Stage): Promise<
   for (const one of strikes) {
     const upload = await nextTarget(one, stage)
     if (!upload) {
-      problems.push(`All uploads had ended before a node could be hit with ${one.signal}.`)
+      const left = strikes.length - strikes.indexOf(one)
+      stage.timeline.say('demo', `all files are through; ${left} of the ${strikes.length} strikes did not come to it`)
       break
     }
     const done = hit(one, upload, stage).then((found) => problems.push(...found))
@@ -66,6 +73,7 @@ export async function strike(strikes: readonly Strike[], stage: Stage): Promise<
     if (one.signal === 'SIGTERM') closing = done
     else await done
   }
+  for (const { kind } of stage.uploads) stage.proxy.wire(kind.wire).pace = 1
   await closing
   return problems
 }
@@ -77,12 +85,15 @@ export async function strike(strikes: readonly Strike[], stage: Stage): Promise<
 async function nextTarget({ target, share }: Strike, stage: Stage): Promise<ClusterUpload | null> {
   const { uploads, proxy, size, signal } = stage
   for (;;) {
+    for (const one of uploads) proxy.wire(one.kind.wire).pace = shareOf(one, proxy, size) > latest ? slowPace : 1
     const running = uploads.filter((upload) => upload.isRunning)
     const unhurt = running.filter(({ kills }) => kills === 0)
     const choice = unhurt.length > 0 ? unhurt : running
     const upload = choice.find((one) => one === uploads[target]) ?? choice[0]
     if (!upload) return null
-    if (shareOf(upload, proxy, size) >= share && receivers(upload, stage).length > 0) return upload
+    const isFarEnough =
+      shareOf(upload, proxy, size) >= share && sinceKill(upload, proxy) >= Math.min(breather, size / 10)
+    if (isFarEnough && receivers(upload, stage).length > 0) return upload
     await sleep(10, undefined, { signal })
   }
 }
@@ -96,7 +107,10 @@ async function hit({ signal: name, away, choice }: Strike, upload: ClusterUpload
   const states = met.map((one) => `${one.kind.name} ${percent(shareOf(one, proxy, size))}`).join(', ')
   const problems: string[] = []
   if (name === 'SIGKILL') {
-    for (const one of met) one.kills += 1
+    for (const one of met) {
+      one.kills += 1
+      one.bytesAtKill = proxy.wire(one.kind.wire).bytes
+    }
     timeline.say(node.name, `kill -9 (pid ${node.pid}) while it receives from ${states || 'nobody'}`)
     await node.kill()
   } else {
@@ -109,6 +123,10 @@ async function hit({ signal: name, away, choice }: Strike, upload: ClusterUpload
   await node.start(signal)
   timeline.say(node.name, `is back (pid ${node.pid}), with an empty disk`)
   return problems
+}
+
+function sinceKill({ kind, bytesAtKill }: ClusterUpload, proxy: RoundRobinProxy): number {
+  return proxy.wire(kind.wire).bytes - bytesAtKill
 }
 
 /** The nodes that are in the middle of a body of this client, and are neither gone nor closing. */

@@ -35,6 +35,8 @@ export interface WireCount {
   bytes: number
   /** How often its client was given each status that means "again". */
   readonly refusals: Map<number, number>
+  /** 1: as fast as the line is; less is slower. */
+  pace: number
   /** When the next bytes may pass. */
   mayGoOnAt: number
 }
@@ -81,7 +83,7 @@ export class RoundRobinProxy {
   }
 
   wire(name: string): WireCount {
-    const known = this.wires.get(name) ?? { bytes: 0, refusals: new Map(), mayGoOnAt: 0 }
+    const known = this.wires.get(name) ?? { bytes: 0, refusals: new Map(), pace: 1, mayGoOnAt: 0 }
     this.wires.set(name, known)
     return known
   }
@@ -177,7 +179,7 @@ export class RoundRobinProxy {
       wire.bytes += piece.length
       const now = performance.now()
       const start = Math.max(now, wire.mayGoOnAt)
-      wire.mayGoOnAt = start + piece.length / this.#bytesPerMs
+      wire.mayGoOnAt = start + piece.length / (this.#bytesPerMs * wire.pace)
       if (start > now) setTimeout(pass, start - now, null, piece)
       else pass(null, piece)
     }

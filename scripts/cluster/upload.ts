@@ -29,6 +29,8 @@ export class ClusterUpload {
   sent = 0
   /** Kills that a body of it was under way to. */
   kills = 0
+  /** What had come over its line by the last one. */
+  bytesAtKill = 0
   /** What the client was told. */
   url: string | null = null
   failure: string | null = null
