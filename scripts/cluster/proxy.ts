@@ -1,7 +1,8 @@
 /**
  * A load balancer as simple as they come: every request goes to the next node. A node that cannot be reached is left out for a
- * moment, and the request goes to the next one, as none of its body has been read. What breaks off later is never repeated here:
- * the client is told with 502, and decides. Each wire has a line of its own, as slow as it is told to be.
+ * moment, and the request goes to the next one, as none of its body has been read. So does a GET or HEAD that breaks off: tus
+ * clients begin anew when their HEAD fails. What has a body is never repeated here: the client is told with 502, and decides.
+ * Each wire has a line of its own, as slow as it is told to be.
  */
 import { createServer, request as httpRequest, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { type AddressInfo, connect, type Socket } from 'node:net'
@@ -137,6 +138,7 @@ export class RoundRobinProxy {
       upstream.destroy()
       socket.destroy()
     })
+    const isRepeatable = method === 'GET' || method === 'HEAD'
     let answered = false
     upstream.on('response', (answer) => {
       answered = true
@@ -152,9 +154,13 @@ export class RoundRobinProxy {
       if (answered || response.destroyed) return
       count.broken += 1
       request.unpipe(line)
-      this.#refuse(request, response, 502)
+      if (!isRepeatable) return this.#refuse(request, response, 502)
+      this.movedOn += 1
+      void this.#serve(request, response)
     })
-    request.pipe(line).pipe(upstream)
+    // The second time its end has been read already.
+    if (request.readableEnded) upstream.end()
+    else request.pipe(line).pipe(upstream)
   }
 
   /** Of the proxy itself, as nginx has them. */
