@@ -41,7 +41,8 @@ async function demo(options: ClusterOptions, signal: AbortSignal): Promise<numbe
   const closing: (() => unknown)[] = []
   try {
     const cluster = await startCluster(options, folder, timeline, signal, closing)
-    await Promise.race([uploadAll(cluster, options, timeline, signal), cluster.services.failed, deadlineOf(options)])
+    const uploaded = uploadAll(cluster, options, timeline, signal)
+    await Promise.race([uploaded, cluster.services.failed, deadlineOf(options, signal)])
     cluster.problems.push(...(await check(cluster.uploads, cluster.services, folder, timeline, options.corrupt)))
     timeline.print(summaryOf(cluster, options, timeline.now))
     return cluster.problems.length === 0 ? 0 : 1
@@ -106,10 +107,10 @@ function environmentOf({ s3, redisUrl }: Services): NodeJS.ProcessEnv {
   }
 }
 
-/** Rejects when the uploads must be hanging, however slow this machine is. */
-async function deadlineOf({ seconds, kills }: ClusterOptions): Promise<never> {
+/** Rejects when the uploads must be hanging, however slow this machine is, and at once when somebody ends the demo. */
+async function deadlineOf({ seconds, kills }: ClusterOptions, signal: AbortSignal): Promise<never> {
   const limit = seconds * 5 + kills * 10 + 120
-  await sleep(limit * 1000, undefined, { ref: false })
+  await sleep(limit * 1000, undefined, { ref: false, signal })
   throw new Error(`The uploads have not ended within ${limit} s.`)
 }
 
@@ -170,4 +171,5 @@ async function main(): Promise<number> {
   return demo(options, stop.signal)
 }
 
-process.exitCode = await main()
+// All has been closed; what a killed process has left half open must not keep this one.
+process.exit(await main())
