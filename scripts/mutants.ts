@@ -48,10 +48,10 @@ try {
   await rm(copy, { recursive: true, force: true })
 }
 
-/** A test that fails anyway kills nothing. */
+/** A test that fails anyway kills nothing; on a busy machine one may fail once. */
 async function expectGreen(list: readonly Mutant[]): Promise<void> {
   for (const test of new Set(list.flatMap(({ tests }) => tests))) {
-    if (!(await passes(test))) throw new Error(`${test} fails without any damage`)
+    if (!(await passes(test)) && !(await passes(test))) throw new Error(`${test} fails without any damage`)
   }
 }
 

@@ -324,9 +324,17 @@ export const mutants: readonly Mutant[] = [
     name: 'a fast client fills the memory',
     promise: 'R15',
     file: 'src/engine/body.ts',
-    find: 'if (batchBytes >= batchSize) pause()',
+    find: 'if (batchBytes >= batchSize()) pause()',
     replace: '',
     tests: ['test/unit/body.test.ts'],
+  },
+  {
+    name: 'the rest of a form is passed on as if busboy held nothing back',
+    promise: 'R1',
+    file: 'src/protocols/form-feed.ts',
+    find: 'open.stale += this.#given',
+    replace: '',
+    tests: ['test/unit/form-feed.test.ts'],
   },
   {
     name: 'silence lasts for ever',
