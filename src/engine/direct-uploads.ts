@@ -78,9 +78,7 @@ export class DirectUploads {
       throw new InvalidRequestError(message, { code: 'INVALID_CHECKSUM' })
     }
     const parts = session.multipartId === null ? [] : await this.#list(multipart, session)
-    // Joined by an earlier completion whose answer was lost: the size was checked and recorded then.
-    if (parts === null && session.totalSize !== null) return session.totalSize
-    if (parts === null) throw new UploadExpiredError()
+    if (parts === null) return this.#joinedSize(session)
     requireNamed(request.parts ?? [], parts)
     const small = parts.slice(0, -1).find(({ size }) => size < multipart.minPartSize)
     if (small) {
@@ -90,6 +88,13 @@ export class DirectUploads {
     const { maxFileSize } = this.#parts.options.limits
     if (size > maxFileSize) throw new FileSizeExceededError(maxFileSize)
     return size
+  }
+
+  /** Closed by an earlier completion whose answer was lost, or by a faster one: the size was checked and recorded then. */
+  async #joinedSize({ id }: UploadSession): Promise<number> {
+    const current = await this.#parts.sessions.get(id)
+    if (current === null || current.totalSize === null) throw new UploadExpiredError()
+    return current.totalSize
   }
 
   #call<Result>(call: (signal: AbortSignal) => Promise<Result>): Promise<Result> {

@@ -288,6 +288,22 @@ describe('a completion', () => {
     expect(await fixture.exists(upload.key)).toBe(false)
   })
 
+  it('that another server has finished while this one was still looking has its result', async () => {
+    const fixture = await S3Fixture.start(await doubleTarget())
+    fixtures.push(fixture)
+    const shared = { sessions: new MemorySessionStore(), tempDir: tempFolder() }
+    const slow = await uppyServer({ direct: true }, { ...shared, storage: fixture.adapter() })
+    const fast = await uppyServer({ direct: true }, { ...shared, storage: fixture.adapter() })
+    const upload = await slow.uppy.start()
+    const sent = await sendAll(slow.uppy, upload)
+    fixture.double.fail('ListParts', { status: 'ok', delayMs: 1_000 })
+    const late = slow.uppy.complete(upload, sent)
+    await expect.poll(() => fixture.double.log('ListParts').length).toBe(1)
+    const { status, text } = await fast.uppy.complete(upload, sent)
+    expect(status).toBe(200)
+    expect(await late).toMatchObject({ status: 200, text })
+  })
+
   it('of a multipart upload that somebody else has aborted is 404: there is nothing left', async () => {
     const server = await directServer()
     const upload = await server.uppy.start()
