@@ -26,18 +26,21 @@ export interface ServerProcess {
 /**
  * @param source of the server: it takes its settings as JSON and sends `{ port }` when it listens
  * @param through a command that becomes the server's process: `['prlimit', '--nofile=64']`
+ * @param onOutput gets what it prints; without it errors go to the test's own
  */
 export async function startServer<Settings extends object = ServerSettings>(
   settings: Settings,
   source = 'test/support/server-process.ts',
   through: readonly string[] = [],
+  onOutput?: (text: string) => void,
 ): Promise<ServerProcess> {
   const [execPath = process.execPath, ...execArgv] = [...through, process.execPath]
   const child = fork(bundleOf(source), [JSON.stringify(settings)], {
-    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    stdio: onOutput ? ['ignore', 'pipe', 'pipe', 'ipc'] : ['ignore', 'ignore', 'inherit', 'ipc'],
     execPath,
     execArgv,
   })
+  for (const stream of [child.stdout, child.stderr]) stream?.setEncoding('utf8').on('data', (text) => onOutput?.(text))
   children.add(child)
   const exited = new Promise<number | null>((resolve) => child.once('exit', (code) => resolve(code)))
   const port = await new Promise<number>((resolve, reject) => {

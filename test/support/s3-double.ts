@@ -91,9 +91,14 @@ export class S3Double {
     return double
   }
 
-  /** Orders a fault for the next requests of an operation (`UploadPart`, `HeadObject`, …). */
+  /** Orders a fault for the next requests of an operation (`UploadPart`, `HeadObject`, …), or of any: `*`. */
   fail(operation: string, fault: OrderedFault): void {
     this.#faults.add(operation, fault)
+  }
+
+  /** Forgets the faults that are still on order. */
+  recover(): void {
+    this.#faults.clear()
   }
 
   /** Forgets the faults that are still on order, the page size, and the log. */

@@ -124,7 +124,12 @@ export class FaultOrders {
     this.#orders.clear()
   }
 
+  /** Those for `*` come after the ones for the operation itself. */
   take(operation: string): OrderedFault | undefined {
+    return this.#takeOf(operation) ?? this.#takeOf('*')
+  }
+
+  #takeOf(operation: string): OrderedFault | undefined {
     for (const order of this.#orders.get(operation) ?? []) {
       if (order.times === 0) continue
       if (order.skip > 0) {

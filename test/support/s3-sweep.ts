@@ -4,7 +4,6 @@ import { inspect } from 'node:util'
 import { expect } from 'vitest'
 import type { ChunkedUploadConfig } from '../../src/protocols/native/create-chunked-upload-middleware.ts'
 import { S3StorageAdapter } from '../../src/storage/s3-storage.ts'
-import type { StorageAdapter } from '../../src/types.ts'
 import { epilogue } from './epilogue.ts'
 import { type Answer, nativeClient } from './native-client.ts'
 import { bytes, cut, sha256 } from './random.ts'
@@ -12,6 +11,9 @@ import { DoubleBucket } from './s3-bucket.ts'
 import type { S3Double } from './s3-double.ts'
 import type { OrderedFault } from './s3-fault.ts'
 import { testServer } from './server.ts'
+import { withParts } from './small-parts.ts'
+
+export { withParts } from './small-parts.ts'
 
 /** Small parts, so that hundreds of uploads are quick. The rest is the adapter as it is. */
 export const PART = 48_000
@@ -61,24 +63,6 @@ export const redirects = (location: string): readonly SweepFault[] =>
 export const bodyLies: readonly SweepFault[] = (['no-etag', 'wrong-etag', 'truncated', 'damaged'] as const).flatMap(
   (status) => [passing(status), lasting(status)],
 )
-
-/** The adapter with parts of any size: S3's own smallest is 5 MiB, and so is the adapter's. */
-export function withParts(adapter: S3StorageAdapter, partSize: number): StorageAdapter {
-  const { multipart } = adapter
-  return {
-    upload: (...args) => adapter.upload(...args),
-    remove: (key) => adapter.remove(key),
-    close: () => adapter.close(),
-    multipart: {
-      ...{ minPartSize: 1, partSize, maxPartSize: multipart.maxPartSize, maxParts: multipart.maxParts },
-      create: (...args) => multipart.create(...args),
-      uploadPart: (...args) => multipart.uploadPart(...args),
-      listParts: (...args) => multipart.listParts(...args),
-      complete: (...args) => multipart.complete(...args),
-      abort: (...args) => multipart.abort(...args),
-    },
-  }
-}
 
 let buckets = 0
 

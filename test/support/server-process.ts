@@ -11,17 +11,21 @@ import {
 import { RedisLocker, RedisSessionStore } from '../../src/redis.ts'
 import { resumableJsHandler } from '../../src/resumablejs.ts'
 import { tusHandler } from '../../src/tus.ts'
+import { uppyS3Handler } from '../../src/uppy.ts'
 import { type ClientKind, connectClient } from './redis-clients.ts'
+import { withParts } from './small-parts.ts'
 
 export interface ServerSettings {
   tempDir: string
   directory?: string
   s3?: { endpoint: string; region: string; accessKeyId: string; secretAccessKey: string; bucket: string }
+  /** Size of the parts that go to the S3, and the smallest, bytes, also below what S3 allows; for the double. */
+  partSize?: number
   port?: number
   /** How much later it is for this server than for others, ms. */
   clockAhead?: number
   /** Sessions and locks in this Redis. */
-  redis?: { kind: ClientKind; port: number; prefix: string; ttl?: number }
+  redis?: { kind: ClientKind; port: number; prefix: string; ttl?: number; password?: string }
   config?: {
     maxChunkSize?: number
     maxFileSize?: number
@@ -31,17 +35,21 @@ export interface ServerSettings {
     /** Also of the finished files. */
     durability?: 'process' | 'power'
     maxSessions?: number
+    staging?: 'disk' | 'storage'
   }
 }
 
 const settings = JSON.parse(process.argv[2] ?? '{}') as ServerSettings
-const storage: StorageAdapter = settings.s3
-  ? new S3StorageAdapter(settings.s3)
+const s3 = settings.s3 && new S3StorageAdapter(settings.s3)
+const storage: StorageAdapter = s3
+  ? settings.partSize
+    ? withParts(s3, settings.partSize, settings.partSize)
+    : s3
   : new LocalStorageAdapter({
       directory: settings.directory ?? settings.tempDir,
       durability: settings.config?.durability ?? 'process',
     })
-const redis = settings.redis && (await connectClient(settings.redis.kind, { port: settings.redis.port }))
+const redis = settings.redis && (await connectClient(settings.redis.kind, addressOf(settings.redis)))
 const { prefix = '', ttl = 10_000 } = settings.redis ?? {}
 const { clockAhead = 0 } = settings
 export const uploads = createChunkedUploadMiddleware(storage, {
@@ -63,12 +71,15 @@ app.delete('/upload/:uploadId', uploads.abort)
 app.post('/upload', uploads.upload)
 app.use('/files', ietfHandler(uploads.engine, { others: tusHandler(uploads.engine) }) as never)
 app.use('/resumable', resumableJsHandler(uploads.engine, { owner: () => 'ann' }) as never)
+app.use('/companion', uppyS3Handler(uploads.engine, { direct: false }) as never)
+if (s3) app.use('/direct', uppyS3Handler(uploads.engine, { direct: true }) as never)
 app.use(uploadErrorHandler())
 export const server = app.listen(settings.port ?? 0, '127.0.0.1', () => {
   const address = server.address()
   process.send?.({ port: typeof address === 'object' ? address?.port : 0 })
 })
 process.on('message', (message) => {
+  if (message === 'sweep') void uploads.engine.sweep().then((report) => process.send?.(report))
   if (message !== 'close') return
   server.close()
   server.closeAllConnections()
@@ -77,3 +88,7 @@ process.on('message', (message) => {
     process.disconnect?.()
   })
 })
+
+function addressOf({ port, password }: NonNullable<ServerSettings['redis']>) {
+  return { port, ...(password !== undefined && { password }) }
+}
