@@ -15,11 +15,12 @@ import { parseChecksum, receiveBody } from './body.ts'
 import { receivedBytes } from './chunk-map.ts'
 import { requireActive, touch } from './chunk-writer.ts'
 import type { EngineParts } from './engine-options.ts'
+import { whenQuiet } from './quiet.ts'
 import { follow } from './waiting.ts'
 
 /**
  * A newcomer mostly means that this append's line is dead. What had come over it by then may still be on its way from the
- * socket to us; this long it is taken in, ms.
+ * socket to us; it is taken in until the line is quiet, and this long at most, ms.
  */
 const yieldAfter = 100
 
@@ -61,9 +62,9 @@ export class Appender {
     await this.#receiverOf(session).prepare(session)
     /** Why this append ends when somebody else wants the upload. */
     const superseded = new UploadLockedError()
-    let yielding: NodeJS.Timeout | undefined
+    let endYielding: (() => void) | undefined
     const onYield = () => {
-      yielding ??= setTimeout(() => stop.abort(superseded), yieldAfter).unref()
+      endYielding ??= whenQuiet(request.body, yieldAfter, () => stop.abort(superseded))
     }
     const lock = await this.#lock(session.id, onYield)
     const onLost = () => stop.abort(new UploadLockedError())
@@ -73,7 +74,7 @@ export class Appender {
     } catch (error) {
       throw await this.#explain(error, session.id)
     } finally {
-      clearTimeout(yielding)
+      endYielding?.()
       lock.lost.removeEventListener('abort', onLost)
       await lock.release()
     }
