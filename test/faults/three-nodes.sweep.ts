@@ -123,7 +123,9 @@ describeRedis('three nodes whose Redis', () => {
       slowDown(await start({ redis: own }))
       let acknowledged = 0
       let lost = 0
-      const onAcknowledged = () => void (acknowledged += 1)
+      const onAcknowledged = () => {
+        acknowledged += 1
+      }
       const emptied = (async () => {
         await eventually(() => expect(acknowledged).toBeGreaterThan(30 * seed), 30_000)
         await own.kill()

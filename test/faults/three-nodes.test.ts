@@ -40,7 +40,9 @@ describeRedis('three nodes', () => {
       outlived = acknowledged
     }
     const killing = killAtRandom(fleet, seeded(4), note, 6)
-    const onAcknowledged = () => void (acknowledged += 1)
+    const onAcknowledged = () => {
+      acknowledged += 1
+    }
     await sprayAll(fleet, uploadsOf(fleet, 2, { onAcknowledged })).finally(() => killing.stop())
     await fleet.epilogue()
     survived('kill', 'three nodes', outlived)
@@ -60,7 +62,9 @@ describeRedis('three nodes', () => {
     let acknowledged = 0
     const uploads = uploadsOf(fleet, 3, {
       onRefused: (status) => void statuses.add(status),
-      onAcknowledged: () => void (acknowledged += 1),
+      onAcknowledged: () => {
+        acknowledged += 1
+      },
     })
     const outage = (async () => {
       await eventually(() => expect(acknowledged).toBeGreaterThan(20), 20_000)

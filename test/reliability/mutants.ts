@@ -23,6 +23,15 @@ export const mutants: readonly Mutant[] = [
     tests: ['test/engine/session-updates.test.ts'],
   },
   {
+    name: 'a piece is acknowledged before S3 has it',
+    promise: 'R1',
+    file: 'src/engine/pieces.ts',
+    find: 'await bounded(this.#parts, (signal) => this.#storage().put(keyOf(uploadId, generation), body, signal))',
+    replace:
+      'void bounded(this.#parts, (signal) => this.#storage().put(keyOf(uploadId, generation), body, signal)).catch(() => {})',
+    tests: ['test/faults/three-nodes.test.ts'],
+  },
+  {
     name: 'drop fsync of the staged bytes',
     promise: 'R2',
     file: 'src/engine/staging.ts',
@@ -279,6 +288,31 @@ export const mutants: readonly Mutant[] = [
     find: 'expectedVersion) return false',
     replace: 'expectedVersion - 1) return false',
     tests: ['test/conformance/session-stores.test.ts'],
+  },
+  {
+    name: 'a complete that comes second on another node is told that there is nothing',
+    promise: 'R6',
+    file: 'src/engine/direct-uploads.ts',
+    find: 'const current = await this.#parts.sessions.get(id)',
+    replace: 'const current = await this.#parts.sessions.get(`${id}-`)',
+    tests: ['test/protocols/uppy-direct.test.ts'],
+  },
+  {
+    name: 'pieces go before the part that they make is in S3',
+    promise: 'R7',
+    file: 'src/engine/part-sources.ts',
+    find: 'const size = await this.#pieces.gather(refs, file, signal).finally(() => file.close())',
+    replace:
+      'const size = await this.#pieces.gather(refs, file, signal).finally(() => file.close())\n      this.#pieces.discard(id, refs.map(({ generation }) => generation))',
+    tests: ['test/engine/shared-chunks.test.ts'],
+  },
+  {
+    name: 'two nodes append at one place',
+    promise: 'R12',
+    file: 'src/engine/shared-appending.ts',
+    find: 'if (receivedBytes(current.chunks) !== from) throw new UploadLockedError()',
+    replace: '',
+    tests: ['test/engine/shared-appends.test.ts'],
   },
   {
     name: 'a completer that has slept goes on',

@@ -37,7 +37,7 @@ export interface Sprayed {
   onAcknowledged?(): void
   /** Every answer that is no success. */
   onRefused?(status: number, text: string): void
-  /** How long a client comes again, ms. Default a minute. */
+  /** How long a client comes again, ms. Default two minutes. */
   readonly patience?: number
 }
 
@@ -97,7 +97,7 @@ async function insist<Answer extends Answered>(
   ask: () => Promise<Answer>,
   expected: readonly number[],
 ): Promise<Answer> {
-  const deadline = performance.now() + (upload.patience ?? 60_000)
+  const deadline = performance.now() + (upload.patience ?? 120_000)
   for (;;) {
     const answer = await tried(upload, what, ask, expected)
     if (answer) return answer
