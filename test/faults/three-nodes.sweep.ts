@@ -7,11 +7,9 @@ import { Fleet, type FleetOptions, killAtRandom } from '../support/node-fleet.ts
 import { seeded, sha256 } from '../support/random.ts'
 import { describeRedis, type RedisServer, startRedis } from '../support/redis-server.ts'
 import { expectBounded, halfDone, password, troubles } from '../support/redis-trouble.ts'
-import { doubleTarget, s3Target } from '../support/s3-target.ts'
-import { completionRequests, overtake, overtakersClock } from '../support/sleeping-completer.ts'
+import { s3Target } from '../support/s3-target.ts'
 import { type Sprayed, spray, sprayAll, UploadLost, uploadsOf, wires } from '../support/sprayed-uploads.ts'
 import { eventually } from '../support/tus-client.ts'
-import { endings } from '../support/unfinished-uploads.ts'
 
 /** Each is an upload on one wire. */
 const seeds = Number(process.env.NODE_SEEDS ?? 104)
@@ -24,9 +22,8 @@ afterEach(async () => {
   await fleet?.target.close()
 })
 
-async function start(options: Partial<FleetOptions> & Pick<FleetOptions, 'redis'>, isDouble = false): Promise<Fleet> {
-  const target = isDouble ? await doubleTarget({ minPart: 1 }) : await s3Target({ minPart: 1 })
-  fleet = await Fleet.start({ target, ...options })
+async function start(options: Omit<FleetOptions, 'target'>): Promise<Fleet> {
+  fleet = await Fleet.start({ target: await s3Target({ minPart: 1 }), ...options })
   return fleet
 }
 
@@ -61,24 +58,6 @@ describeRedis('three nodes', () => {
       await fleet.epilogue()
       expect(await killing.stop()).toBeGreaterThan(0)
       for (const [name, count] of outlived) survived('kill', `three nodes: ${name}`, count)
-    },
-  )
-
-  it.each(completionRequests)(
-    'make one object when a completing one sleeps at %s, is overtaken and wakes up [C07, G03]',
-    async (request) => {
-      const settingsOf = (node: number) => (node === 2 ? { clockAhead: overtakersClock } : {})
-      await start({ redis, settingsOf, ttl: 600 }, true)
-      let naps = 0
-      for (const [i, wire] of endings.entries()) {
-        for (const seed of [3 * i, 3 * i + 1, 3 * i + 2]) {
-          if (!(await overtake(fleet, { wire, request, seed }))) continue
-          naps += 1
-          survived('race', `three nodes: ${wire}, asleep at ${request} ${seed}`)
-        }
-      }
-      expect(naps).toBeGreaterThan(0)
-      await fleet.epilogue()
     },
   )
 })

@@ -3,10 +3,10 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest'
 import { survived } from '../support/fault-points.ts'
 import { Fleet, type FleetOptions, killAtRandom } from '../support/node-fleet.ts'
+import { overtake, overtakersClock } from '../support/overtaken-completer.ts'
 import { seeded } from '../support/random.ts'
 import { describeRedis, type RedisServer, startRedis } from '../support/redis-server.ts'
 import { doubleTarget, s3Target } from '../support/s3-target.ts'
-import { overtake, overtakersClock } from '../support/sleeping-completer.ts'
 import { sprayAll, uploadsOf } from '../support/sprayed-uploads.ts'
 import { eventually } from '../support/tus-client.ts'
 
@@ -51,7 +51,7 @@ describeRedis('three nodes', () => {
   it('make one object when a completing one sleeps, is overtaken and wakes up [C07, G03]', async () => {
     await start({ settingsOf: (node) => (node === 2 ? { clockAhead: overtakersClock } : {}), ttl: 600 }, true)
     for (const request of ['ListParts', 'CompleteMultipartUpload', 'HeadObject'] as const) {
-      expect(await overtake(fleet, { wire: 'raw', request, seed: 1 })).toBe(true)
+      expect(await overtake(fleet, { how: 'sleeps', wire: 'raw', request, seed: 1 })).toBe(true)
     }
     await fleet.expectNothingLeft()
   })

@@ -294,7 +294,7 @@ export const mutants: readonly Mutant[] = [
     promise: 'R6',
     file: 'src/engine/direct-uploads.ts',
     find: 'const current = await this.#parts.sessions.get(id)',
-    replace: 'const current = await this.#parts.sessions.get(`${id}-`)',
+    replace: "const current = await this.#parts.sessions.get('-'.concat(id))",
     tests: ['test/protocols/uppy-direct.test.ts'],
   },
   {

@@ -27,14 +27,15 @@ export class RedisFaults {
     return this.#count
   }
 
-  client(redis: Redis, timeout: number): Redis {
+  /** `delay`: how late a late answer is, ms. */
+  client(redis: Redis, delay: number): Redis {
     const call = async (command: string, args: string[]) => {
       const fault = this.#next()
       if (fault === 'error') throw new Error('ERR ordered by the test')
       if (fault === 'unsent') throw new Error('Connection is closed.')
       const answer = await redis.call(command, args)
       if (fault === 'lost') throw new Error('Connection is closed.')
-      if (fault === 'late') await new Promise((resolve) => setTimeout(resolve, timeout + 100))
+      if (fault === 'late') await new Promise((resolve) => setTimeout(resolve, delay))
       return answer
     }
     return new Proxy(redis, {

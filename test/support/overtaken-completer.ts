@@ -1,4 +1,4 @@
-/** A node that falls asleep in the middle of a completion, is overtaken, and wakes up. */
+/** A node that falls asleep or dies in the middle of a completion, is overtaken, and comes back. */
 import { setTimeout as pause } from 'node:timers/promises'
 import { expect } from 'vitest'
 import type { Fleet } from './node-fleet.ts'
@@ -8,7 +8,7 @@ import { type endings, unfinished } from './unfinished-uploads.ts'
 
 /** Clock of the node that overtakes: longer ahead than a completer's lease, so that no test waits for its end, ms. */
 export const overtakersClock = 45_000
-/** Requests of a completion at which a completer can fall asleep. */
+/** Requests of a completion at which a completer can be stopped. */
 export const completionRequests = [
   'PutObject',
   'GetObject',
@@ -19,28 +19,29 @@ export const completionRequests = [
   'ListObjectsV2',
 ] as const
 
-export interface Nap {
+export interface Stop {
+  readonly how: 'sleeps' | 'dies'
   readonly wire: (typeof endings)[number]
-  /** It sleeps from the moment on when this request reaches S3, if its completion makes one. */
+  /** It stops when this request reaches S3, if its completion makes one. */
   readonly request: (typeof completionRequests)[number]
   readonly seed: number
 }
 
 /**
- * Node 0 begins to complete and sleeps; node 2, whose clock is ahead, completes; node 0 goes on. `false` when node 0 was done
+ * Node 0 begins to complete and stops; node 2, whose clock is ahead, completes; node 0 goes on. `false` when node 0 was done
  * without such a request.
  */
-export async function overtake(fleet: Fleet, { wire, request, seed }: Nap): Promise<boolean> {
+export async function overtake(fleet: Fleet, { how, wire, request, seed }: Stop): Promise<boolean> {
   const { partSize } = fleet
   const { bucket, double } = fleet.target
   if (!double) throw new Error('this needs the double')
   // A file of one part is stored from its pieces; of several, the parts that are not whole yet are sent by the completion.
   const size = request === 'PutObject' ? partSize - 100 : 4 * partSize + 1_000
   const file = bytes(size, seed)
-  const name = `${wire}-${request}-${seed}.bin`
+  const name = `${wire}-${request}-${how}-${seed}.bin`
   const { finish } = await unfinished(wire, fleet.url(seed % 3), file, Math.ceil(partSize / 3), name)
   double.requests.length = 0
-  // It is carried out while the node sleeps, before or after the other has completed.
+  // It is carried out while the node is away, before or after the other has completed.
   double.fail(request, { status: 'ok', delayMs: [1, 250, 900][seed % 3] ?? 1 })
   const first = finish(fleet.url(0)).catch(() => null)
   const isReached = await Promise.race([
@@ -52,7 +53,8 @@ export async function overtake(fleet: Fleet, { wire, request, seed }: Nap): Prom
     await first
     return false
   }
-  fleet.signal(0, 'SIGSTOP')
+  if (how === 'dies') await fleet.kill(0)
+  else fleet.signal(0, 'SIGSTOP')
   let url: string | undefined
   await eventually(async () => {
     const end = await finish(fleet.url(2))
@@ -63,8 +65,9 @@ export async function overtake(fleet: Fleet, { wire, request, seed }: Nap): Prom
   const objects = () => [...(double.buckets.get(bucket)?.objects.values() ?? [])].filter(({ key }) => isFile(key))
   await pause(seed % 2 === 0 ? 0 : 300)
   const before = objects()
-  fleet.signal(0, 'SIGCONT')
-  const woken = await first
+  if (how === 'dies') await fleet.restart(0, seed % 2 === 0 ? 'new' : 'old')
+  else fleet.signal(0, 'SIGCONT')
+  const woken = how === 'dies' ? null : await first
   // Whoever still waits for it is told the same, or to come again; after a 409 such clients ask for the offset.
   const again = wire === 'tus' || wire === 'ietf' ? [409, 423, 502, 503] : [423, 502, 503]
   if (woken && woken.status < 300) expect(woken.url, `${name}: what the sleeper says`).toBe(url)
