@@ -1,8 +1,8 @@
 /**
  * An S3 for measurements, in a process of its own: the rules and answers of the tests' double, but bodies are kept as
  * they come off the socket, unchecked and with their framing, and are looked at only after the clock has stopped. It
- * counts the calls. Everything stays in memory: as much as the file has. `s3-sink.ts <latency>`: how long it waits before
- * it answers a call, ms.
+ * counts the calls. Everything stays in memory: as much as the file has. `s3-sink.ts <latency> <etag>`: how long it waits
+ * before it answers a call, ms; with `md5`, ETags are what they are with S3, so that nobody has to look what was stored.
  */
 import { createHash } from 'node:crypto'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
@@ -24,6 +24,7 @@ double.buckets.set(bucket, files)
 const calls: Record<string, number> = {}
 let bodies = 0
 const latency = Number(process.argv[2] ?? 0)
+const hashes = process.argv[3] === 'md5'
 
 const own: typeof operations = { UploadPart: uploadPart, PutObject: putObject }
 
@@ -73,8 +74,8 @@ async function receive(request: IncomingMessage): Promise<StoredBytes> {
   bodies += 1
   return {
     size: Number(headers[isFramed ? 'x-amz-decoded-content-length' : 'content-length']),
-    // Not a hash, but as unique as one.
-    md5: bodies.toString(16).padStart(32, '0'),
+    // Not always a hash, but as unique as one.
+    md5: hashes && !isFramed ? md5Of(pieces) : bodies.toString(16).padStart(32, '0'),
     crc32: null,
     async *read(start, end) {
       const received = Buffer.concat(pieces)
@@ -82,6 +83,12 @@ async function receive(request: IncomingMessage): Promise<StoredBytes> {
     },
     async discard() {},
   }
+}
+
+function md5Of(pieces: readonly Buffer[]): string {
+  const hash = createHash('md5')
+  for (const piece of pieces) hash.update(piece)
+  return hash.digest('hex')
 }
 
 /** Takes aws-chunked framing off: `size in hex CRLF bytes CRLF`, then a chunk of size 0 and trailers. */

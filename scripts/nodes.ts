@@ -1,6 +1,6 @@
 /**
  * What several nodes cost that share nothing but Redis and S3: how long a lock takes from node to node, what one node and
- * three carry with the same clients, and how often they ask Redis and S3. `npm run nodes [-- --hand-overs 200 --mib 512]`.
+ * three carry with the same clients, and how often they ask Redis and S3. `npm run nodes [-- --hand-overs 200 --mib 512 --clients 6]`.
  * Needs `redis-server`; S3 is a process that only counts and keeps bytes. Everything runs on this machine.
  */
 import { type ChildProcess, execFileSync, fork } from 'node:child_process'
@@ -20,7 +20,7 @@ const { values } = parseArgs({
   options: {
     'hand-overs': { type: 'string', default: '200' },
     mib: { type: 'string', default: '512' },
-    clients: { type: 'string', default: '12' },
+    clients: { type: 'string', default: '6' },
   },
 })
 const MiB = 1024 * 1024
@@ -29,7 +29,7 @@ const stage = await Stage.open(tmpdir(), 'nodes')
 const nodes: { readonly child: ChildProcess; readonly port: number }[] = []
 try {
   const redisPort = await startRedis()
-  const sink = stage.start('s3-sink.ts')
+  const sink = stage.start('s3-sink.ts', ['0', 'md5'])
   const ready = await answerOf<SinkMessage>(sink)
   const s3Port = ready.type === 'ready' ? ready.port : 0
   for (const number of [0, 1, 2]) nodes.push(await startNode(number, redisPort, s3Port))
@@ -39,7 +39,7 @@ try {
     ['chunks that are parts, 5 MiB', 5 * MiB],
     ['chunks that wait in S3, 1 MiB', MiB],
   ] as const) {
-    await throughput('warm-up', nodes, size, 64 * MiB, redisPort, sink)
+    await throughput('warm-up', nodes, size, 192 * MiB, redisPort, sink)
     for (const count of [1, 3]) {
       await throughput(
         `${name}, ${count} node(s)`,
@@ -228,7 +228,7 @@ async function throughput(
   const commands = scripts.reduce((sum, [, count]) => sum + Number(count), 0)
   const spent = (await cpu()) - before.cpu
   console.log(`${name}:`)
-  console.log(`  ${(bytes / MiB / seconds).toFixed(0)} MB/s, ${(chunks / seconds).toFixed(0)} chunks/s`)
+  console.log(`  ${(bytes / MiB / seconds).toFixed(0)} MiB/s, ${(chunks / seconds).toFixed(0)} chunks/s`)
   console.log(`  ${((spent * 1024 * MiB) / bytes).toFixed(1)} CPU s per GiB of the nodes`)
   console.log(
     `  ${(commands / chunks).toFixed(2)} Redis scripts and ${(((await calls()) - before.calls) / chunks).toFixed(2)} S3 calls per chunk\n`,
