@@ -22,7 +22,9 @@ describeRedis('three nodes', () => {
     'make one object when a completing one %s at %s, is overtaken and comes back [C07, G03, D01]',
     async (how, request) => {
       const settingsOf = (node: number) => (node === 2 ? { clockAhead: overtakersClock } : {})
-      const fleet = await Fleet.start({ target: await doubleTarget({ minPart: 1 }), redis, settingsOf, ttl: 600 })
+      const target = await doubleTarget({ minPart: 1 })
+      const source = 'test/support/measured-server.ts'
+      const fleet = await Fleet.start({ target, redis, settingsOf, source, ttl: 600 })
       try {
         let stopped = 0
         for (const [i, wire] of endings.entries()) {

@@ -10,6 +10,9 @@ import { doubleTarget, s3Target } from '../support/s3-target.ts'
 import { sprayAll, uploadsOf } from '../support/sprayed-uploads.ts'
 import { eventually } from '../support/tus-client.ts'
 
+/** How long a client comes again, ms: less than a test may take. */
+const patience = 30_000
+
 describeRedis('three nodes', () => {
   let redis: RedisServer
   let fleet: Fleet
@@ -29,7 +32,7 @@ describeRedis('three nodes', () => {
 
   it('take every request of an upload on every wire: the right bytes, one object, one URL [C06]', async () => {
     await start()
-    await sprayAll(fleet, uploadsOf(fleet, 1))
+    await sprayAll(fleet, uploadsOf(fleet, 1, { patience }))
     await fleet.epilogue()
   })
 
@@ -43,13 +46,14 @@ describeRedis('three nodes', () => {
     const onAcknowledged = () => {
       acknowledged += 1
     }
-    await sprayAll(fleet, uploadsOf(fleet, 2, { onAcknowledged })).finally(() => killing.stop())
+    await sprayAll(fleet, uploadsOf(fleet, 2, { onAcknowledged, patience })).finally(() => killing.stop())
     await fleet.epilogue()
     survived('kill', 'three nodes', outlived)
   })
 
   it('make one object when a completing one sleeps, is overtaken and wakes up [C07, G03]', async () => {
-    await start({ settingsOf: (node) => (node === 2 ? { clockAhead: overtakersClock } : {}), ttl: 600 }, true)
+    const settingsOf = (node: number) => (node === 2 ? { clockAhead: overtakersClock } : {})
+    await start({ settingsOf, source: 'test/support/measured-server.ts', ttl: 600 }, true)
     for (const request of ['ListParts', 'CompleteMultipartUpload', 'HeadObject'] as const) {
       expect(await overtake(fleet, { how: 'sleeps', wire: 'raw', request, seed: 1 })).toBe(true)
     }
@@ -61,6 +65,7 @@ describeRedis('three nodes', () => {
     const statuses = new Set<number>()
     let acknowledged = 0
     const uploads = uploadsOf(fleet, 3, {
+      patience,
       onRefused: (status) => void statuses.add(status),
       onAcknowledged: () => {
         acknowledged += 1

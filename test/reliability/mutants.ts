@@ -323,6 +323,14 @@ export const mutants: readonly Mutant[] = [
     tests: ['test/engine/completion.test.ts', 'test/faults/two-processes.sweep.ts'],
   },
   {
+    name: 'a completer that was overtaken records what it made',
+    promise: 'R12',
+    file: 'src/engine/completion.ts',
+    find: 'if (current.completing?.by !== by) throw new UploadLockedError()\n      return change(current)',
+    replace: 'return change(current)',
+    tests: ['test/faults/three-nodes.test.ts'],
+  },
+  {
     name: 'two processes claim the same bytes',
     promise: 'R12',
     file: 'src/engine/claims.ts',

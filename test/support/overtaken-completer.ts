@@ -1,6 +1,7 @@
 /** A node that falls asleep or dies in the middle of a completion, is overtaken, and comes back. */
 import { setTimeout as pause } from 'node:timers/promises'
 import { expect } from 'vitest'
+import type { Counts } from './measured-server.ts'
 import type { Fleet } from './node-fleet.ts'
 import { bytes, sha256 } from './random.ts'
 import { eventually } from './tus-client.ts'
@@ -27,6 +28,12 @@ export interface Stop {
   readonly seed: number
 }
 
+/** Of all nodes, which must be measured servers. */
+async function completions({ servers }: Fleet): Promise<number> {
+  const counts = await Promise.all(servers.map((server) => server.ask('counts') as Promise<Counts>))
+  return counts.reduce((sum, { completed }) => sum + completed, 0)
+}
+
 /**
  * Node 0 begins to complete and stops; node 2, whose clock is ahead, completes; node 0 goes on. `false` when node 0 was done
  * without such a request.
@@ -40,6 +47,7 @@ export async function overtake(fleet: Fleet, { how, wire, request, seed }: Stop)
   const file = bytes(size, seed)
   const name = `${wire}-${request}-${how}-${seed}.bin`
   const { finish } = await unfinished(wire, fleet.url(seed % 3), file, Math.ceil(partSize / 3), name)
+  const completed = await completions(fleet)
   double.requests.length = 0
   // It is carried out while the node is away, before or after the other has completed.
   double.fail(request, { status: 'ok', delayMs: [1, 250, 900][seed % 3] ?? 1 })
@@ -73,6 +81,8 @@ export async function overtake(fleet: Fleet, { how, wire, request, seed }: Stop)
   if (woken && woken.status < 300) expect(woken.url, `${name}: what the sleeper says`).toBe(url)
   else if (woken) expect(again, `${name}: the sleeper`).toContain(woken.status)
   await eventually(async () => expect(await finish(fleet.url(0))).toMatchObject({ url }))
+  // An application hears of it once, whoever it was; the counts of a node that died are gone.
+  if (how === 'sleeps') await eventually(async () => expect(await completions(fleet), name).toBe(completed + 1))
   await pause(50)
   const after = objects()
   expect(after.length, name).toBe(before.length)
