@@ -27,6 +27,11 @@ const MiB = 1024 * 1024
 const agent = new Agent({ keepAlive: true })
 const stage = await Stage.open(tmpdir(), 'nodes')
 const nodes: { readonly child: ChildProcess; readonly port: number }[] = []
+const children = new Set<ChildProcess>()
+// However it ends.
+process.once('exit', () => {
+  for (const child of children) child.kill('SIGKILL')
+})
 try {
   const redisPort = await startRedis()
   const sink = stage.start('s3-sink.ts', ['0', 'md5'])
@@ -53,7 +58,7 @@ try {
   }
 } finally {
   agent.destroy()
-  for (const { child } of nodes) child.kill('SIGKILL')
+  for (const child of children) child.kill('SIGKILL')
   await stage.close()
 }
 
@@ -92,6 +97,7 @@ async function startNode(number: number, redisPort: number, s3Port: number) {
   }
   const source = bundleOf('test/support/server-process.ts')
   const child = fork(source, [JSON.stringify(settings)], { stdio: ['ignore', 'ignore', 'ignore', 'ipc'] })
+  children.add(child)
   const { port } = await answerOf<{ port: number }>(child)
   return { child, port }
 }
