@@ -1,10 +1,11 @@
 import { defineConfig } from 'vitest/config'
 import { BaseSequencer, type TestSpecification } from 'vitest/node'
 
-const all = ['test/unit/*.test.ts', 'test/engine/*.test.ts']
+// Uploads straight to the storage have no other tests of the whole engine.
+const all = ['test/unit/*.test.ts', 'test/engine/*.test.ts', 'test/protocols/uppy-direct.test.ts']
 
 /** A change is tried until the first test fails, so the quick ones come first: pure functions, then what waits least. */
-const slowFiles = /shared-|completion|concurrency|model|chunks\.test|sweeper/
+const slowFiles = /protocols|shared-|completion|concurrency|model|chunks\.test|sweeper/
 
 class QuickFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
