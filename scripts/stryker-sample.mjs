@@ -60,7 +60,7 @@ function samplingReporter() {
     onMutantTested({ status, statusReason, fileName, mutatorName, location: { start } }) {
       if (status === 'Ignored' || statusReason === notDrawn) return
       const seconds = Math.round(process.uptime())
-      console.log(`${seconds} s ${status} ${basename(fileName)}:${start.line + 1}:${start.column + 1} ${mutatorName}`)
+      console.log(`${seconds} s ${status} ${basename(fileName)}:${start.line}:${start.column} ${mutatorName}`)
     },
   }
 }
