@@ -157,7 +157,7 @@ describe('a body', () => {
     expectNoListeners(source)
   })
 
-  it('is not silent as long as something comes', async () => {
+  it('is not silent as long as something comes, also when it is written meanwhile', async () => {
     const slow = Readable.from(
       (async function* () {
         for (let i = 0; i < 12; i++) {
@@ -167,7 +167,7 @@ describe('a body', () => {
       })(),
       { objectMode: false },
     )
-    expect(await receiving(slow, { idleTimeout: 1_000 }).promise).toMatchObject({ size: 120 })
+    expect(await receiving(slow, { idleTimeout: 1_000, flushAfter: 10 }).promise).toMatchObject({ size: 120 })
   })
 
   it('that breaks off has no end', async () => {
@@ -257,6 +257,41 @@ describe('a body that is kept', () => {
     await expect(promise).rejects.toMatchObject({ code: 'BODY_INCOMPLETE' })
     expect(all().length).toBeGreaterThanOrEqual(2 * batch)
     expect(all().length).toBeLessThanOrEqual(2 * batch + 60)
+  })
+
+  it('is over with its first failure, and nothing is written twice or for nothing', async () => {
+    const source = new PassThrough({ highWaterMark: 4 * batch })
+    const stop = new AbortController()
+    const { promise, taken } = receiving(source, { keep: true, signal: stop.signal }, () => sleep(30).then(() => {}))
+    source.write(Buffer.alloc(batch, 1))
+    await sleep(5)
+    stop.abort(new InvalidRequestError('stop', { code: 'STOPPED' }))
+    source.destroy(new Error('reset'))
+    await expect(promise).rejects.toMatchObject({ code: 'STOPPED' })
+    expect(taken.map(({ data }) => data.length)).toEqual([batch])
+    const empty = new PassThrough()
+    const nothing = receiving(empty, { keep: true })
+    empty.destroy()
+    await expect(nothing.promise).rejects.toMatchObject({ code: 'BODY_INCOMPLETE' })
+    expect(nothing.taken).toEqual([])
+  })
+
+  it('is not written any more after the disk has failed', async () => {
+    const source = new PassThrough({ highWaterMark: 4 * batch })
+    let writes = 0
+    const { promise } = receiving(source, { keep: true }, async () => {
+      writes += 1
+      await sleep(30)
+      throw new Error('full')
+    })
+    source.write(Buffer.alloc(batch, 1))
+    await sleep(5)
+    source.write(Buffer.alloc(100, 2))
+    await sleep(5)
+    source.destroy()
+    await expect(promise).rejects.toMatchObject({ code: 'BODY_INCOMPLETE' })
+    await sleep(40)
+    expect(writes).toBe(1)
   })
 
   it('leaves nothing that the disk has not taken', async () => {

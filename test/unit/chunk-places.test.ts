@@ -155,6 +155,8 @@ describe('runs of chunks', () => {
       { index: 2, count: 1, size: 4, offset: null, loose: 2 },
     ])
     expect(findChunk(runsOf([loose(0, 1), loose(1, 1)]), 1)).toEqual(loose(1, 1))
+    expect(runsOf([loose(0, 1), { ...loose(1, 1), offset: 4 }])).toHaveLength(2)
+    expect(runsOf([{ ...loose(0, 1), offset: 0 }, loose(1, 1)])).toHaveLength(2)
   })
 
   it('are cut in three by a chunk that replaces one in the middle, and stay in order', () => {
