@@ -43,6 +43,7 @@ describe('the index of a chunk', () => {
   it('of an upload with a declared chunk size ends with the file', () => {
     const error = errorOf(() => planChunk(declared(30), 3, limits))
     expect(error).toMatchObject({ code: 'CHUNK_OUT_OF_RANGE', status: 400, details: { totalSize: 30, chunkSize: 10 } })
+    expect(error.message).toContain('after the end of the file')
     expect(errorOf(() => planChunk(declared(0), 1, limits)).code).toBe('CHUNK_OUT_OF_RANGE')
     expect(planChunk(declared(0), 0, limits).maxSize).toBe(0)
     expect(planChunk(declared(null), 19, limits).maxSize).toBe(10)
@@ -98,6 +99,7 @@ describe('the size of a chunk', () => {
     expect(errorOf(() => checkSize(undeclared(5, null), 0, 0, limits))).toMatchObject({
       code: 'EMPTY_CHUNK',
       status: 400,
+      message: 'The chunk is empty.',
     })
     expect(errorOf(() => checkSize(undeclared(null, null), 1, 0, limits)).code).toBe('EMPTY_CHUNK')
     expect(() => checkSize(undeclared(null, null), 0, 0, limits)).not.toThrow()
@@ -181,6 +183,7 @@ describe('a chunk that is counted', () => {
   it('must not lie where another one does', () => {
     const error = errorOf(() => addChunk(declared(35, [at(3, 30, 5)]), at(2, 20, 15), limits))
     expect(error).toMatchObject({ code: 'CHUNK_OVERLAP', status: 409 })
+    expect(error.message).toContain('overlaps another one')
     // Nor must its place, as long as it waits elsewhere.
     expect(errorOf(() => addChunk(declared(35, [at(3, 30, 5)]), at(2, null, 15), limits)).code).toBe('CHUNK_OVERLAP')
     expect(addChunk(declared(35, [at(3, 30, 5)]), at(2, null, 10), limits).chunks).toHaveLength(2)

@@ -1,3 +1,4 @@
+import { existsSync, readdirSync, readlinkSync } from 'node:fs'
 import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -85,4 +86,19 @@ it('sums are taken from where the bytes of the upload wait', async () => {
   const without = { ...parts, options: { sessions: {} } } as unknown as Parameters<typeof sumOf>[0]
   expect(await sumOf(without, inStorage, 1, 300)).toBeNull()
   expect((await sumsOf(without, inStorage))(1, 300)).toBeNull()
+})
+
+it.skipIf(!existsSync('/proc/self/fd'))('no file stays open', async () => {
+  for (let i = 0; i < 5; i++) {
+    await sums.write(id, i, 300, 5)
+    await sums.read(id, i, 300)
+  }
+  const links = readdirSync('/proc/self/fd').map((name) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${name}`)
+    } catch {
+      return ''
+    }
+  })
+  expect(links.filter((path) => path.startsWith(folder))).toEqual([])
 })
