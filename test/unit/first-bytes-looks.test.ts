@@ -6,9 +6,9 @@ import { beginning, FirstBytes } from '../../src/engine/first-bytes.ts'
 import { SessionUpdates } from '../../src/engine/session-updates.ts'
 import {
   InvalidFileTypeError,
-  InvalidRequestError,
   StorageUnavailableError,
   UploadClosedError,
+  UploadLockedError,
 } from '../../src/errors.ts'
 import { MemorySessionStore } from '../../src/sessions/memory-session-store.ts'
 import type { UploadSession, WriteChunk } from '../../src/types.ts'
@@ -206,12 +206,9 @@ describe('a hook that looks at the beginning', () => {
       })
       expect((await stored()).accepted).toBeUndefined()
     }
-    for (const error of [
-      new StorageUnavailableError(),
-      new InvalidRequestError('later', { retryable: true } as never),
-    ]) {
+    for (const error of [new StorageUnavailableError(), new UploadLockedError()]) {
       const { first } = await world(record, { onFirstBytes: () => Promise.reject(error) })
-      if (error.retryable) await expect(first.refusalOf(record, {})).rejects.toBe(error)
+      await expect(first.refusalOf(record, {})).rejects.toBe(error)
     }
   })
 
