@@ -1,6 +1,7 @@
 /** Chunks that come again when their upload takes no more data. */
 import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { PassThrough } from 'node:stream'
 import { describe, expect, it } from 'vitest'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
 import { streamOf, testEngine } from '../support/engine.ts'
@@ -41,6 +42,15 @@ describe('matchesChunk', () => {
       expect(await matches(0, first, 9_999)).toBe(false)
       expect(await matches(3, first)).toBe(false)
     }
+  })
+
+  it('answers nothing about a body that breaks off', async () => {
+    const { engine, id } = await stored(true)
+    const body = new PassThrough()
+    const matching = engine.matchesChunk({ uploadId: id, index: 0, protocol, body })
+    body.write(bytes(5_000))
+    body.destroy()
+    await expect(matching).rejects.toMatchObject({ code: 'BODY_INCOMPLETE' })
   })
 
   it('knows a chunk by the bytes that stayed when several came for it at the same time', async () => {
