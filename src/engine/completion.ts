@@ -58,10 +58,6 @@ export class Completion {
     this.#storer = new ObjectStorer(parts, pieces, sender, settler)
   }
 
-  isRunning(uploadId: string): boolean {
-    return this.#running.has(uploadId)
-  }
-
   async idle(): Promise<void> {
     await Promise.allSettled(this.#running.values())
   }
