@@ -65,6 +65,8 @@ export class FormFeed {
    */
   divert(parsed: Readable): Readable {
     const file = new Readable({ highWaterMark: fileBuffer, read: this.#resume })
+    // Its taker may be looking elsewhere yet, or have refused it; then nobody else hears that it broke off.
+    file.on('error', () => {})
     // What breaks the form off breaks busboy's stream, and so this one.
     parsed.on('error', (error) => file.destroy(error))
     parsed.on('close', () => {
