@@ -11,12 +11,13 @@ const carriageReturn = 13
 
 /**
  * What stands before each boundary but the first. Only for boundaries that can be read in one way: for others busboy
- * gets every byte.
+ * gets every byte. Browsers have the word itself in theirs (`----WebKitFormBoundary…`).
  */
 export function delimiterOf(contentType: string | undefined): Buffer | null {
-  const [before, ...rest] = (contentType ?? '').split(/boundary/i)
-  const value = /^=("?)([A-Za-z0-9'+_.-]{1,70})\1[ \t]*(?:;|$)/.exec(rest[0] ?? '')?.[2]
-  return rest.length === 1 && /;[ \t]*$/.test(before ?? '') && value ? Buffer.from(`\r\n--${value}`) : null
+  // As for busboy, the first parameter of this name counts; a quoted one before it may look like it.
+  const first = /^[^"]*?;[ \t]*boundary=(.*)/is.exec(contentType ?? '')?.[1]
+  const value = /^("?)([A-Za-z0-9'+_.-]{1,70})\1[ \t]*(?:;|$)/.exec(first ?? '')?.[2]
+  return value ? Buffer.from(`\r\n--${value}`) : null
 }
 
 interface OpenFile {

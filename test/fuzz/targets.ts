@@ -51,7 +51,7 @@ const multipart: Target = {
     // Whether busboy refuses a malformed form may depend on how it was split; what it accepts may not.
     const isAccepted = whole.startsWith('form') && pieces.startsWith('form')
     if (whole !== pieces && isAccepted) throw new Error(`in one piece: ${whole}\nin small pieces: ${pieces}`)
-    return whole.replace(/ .*/s, '')
+    return whole.replace(/^form (\d+ fields) .*/s, '$1')
   },
 }
 
@@ -179,7 +179,7 @@ export async function readPieces(pieces: readonly Buffer[]): Promise<string> {
     const { fields, file } = await Promise.race([reading, hang])
     // The routes refuse it as they do a malformed one.
     if (file === null) return 'INVALID_FORM'
-    return `form ${JSON.stringify([fields, file])}`
+    return `form ${Object.keys(fields).length} fields ${JSON.stringify([fields, file])}`
   } catch (error) {
     return refusal(error)
   } finally {

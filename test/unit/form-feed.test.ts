@@ -178,6 +178,9 @@ test('busboy sees every byte where the boundary can be read in two ways', async 
   expect(delimiterOf('multipart/form-data; boundary=abc')?.toString()).toBe('\r\n--abc')
   expect(delimiterOf('multipart/form-data; boundary="abc"; charset=utf-8')?.toString()).toBe('\r\n--abc')
   expect(delimiterOf('Multipart/Form-Data; charset=utf-8;BOUNDARY=a.b')?.toString()).toBe('\r\n--a.b')
+  for (const own of ['----WebKitFormBoundary7MA4YWxkTrZu0gW', '----geckoformboundary1b2', '----formdata-undici-01']) {
+    expect(delimiterOf(`multipart/form-data; boundary=${own}`)?.toString()).toBe(`\r\n--${own}`)
+  }
   for (const type of [
     undefined,
     'multipart/form-data',
@@ -186,13 +189,19 @@ test('busboy sees every byte where the boundary can be read in two ways', async 
     'multipart/form-data; boundary="a',
     'multipart/form-data; boundary="a b"',
     'multipart/form-data; boundary="a\\"b"',
-    'multipart/form-data; boundary=a; boundary=b',
+    'multipart/form-data; boundary=a*b; boundary=b',
+    'multipart/form-data; note="; boundary=a"; boundary=b',
     'multipart/form-data; xboundary=a',
     `multipart/form-data; boundary=${'a'.repeat(71)}`,
   ]) {
     expect(delimiterOf(type), type).toBeNull()
   }
   const form = Buffer.concat([part('note', 'a'), part('chunk', 'some bytes', 'blob'), last])
-  const result = await read([form], `multipart/form-data; boundary="${boundary}"; note="boundary"`)
-  expect(result).toEqual({ fields: { note: 'a' }, file: 'some bytes' })
+  for (const type of [
+    `multipart/form-data; boundary="${boundary}"; note="boundary"`,
+    `multipart/form-data; boundary=${boundary}; boundary=b`,
+    `multipart/form-data; note="; boundary=b"; boundary=${boundary}`,
+  ]) {
+    expect(await read([form], type), type).toEqual({ fields: { note: 'a' }, file: 'some bytes' })
+  }
 })
