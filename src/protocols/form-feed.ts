@@ -8,6 +8,8 @@ import { Readable, type Writable } from 'node:stream'
 /** Bytes of the file that wait for their taker before the request is paused. */
 const fileBuffer = 256 * 1024
 const carriageReturn = 13
+const lineEnd = Buffer.from('\r\n')
+const headEnd = Buffer.from('\r\n\r\n')
 
 /**
  * What stands before each boundary but the first. Only for boundaries that can be read in one way: for others busboy
@@ -33,10 +35,11 @@ export class FormFeed {
   readonly #request: IncomingMessage
   readonly #busboy: Writable
   readonly #delimiter: Buffer
-  /** The last bytes, while they may be the beginning of a delimiter. */
-  #held: Buffer = Buffer.alloc(0)
+  /** The last bytes, while they may be the beginning of a delimiter. The first one comes without its line end, so busboy begins with that. */
+  #held: Buffer = lineEnd
   /** How many of them busboy has, and holds back as well. */
-  #given = 0
+  #given = lineEnd.length
+  #head = new PartHead({ isOver: true })
   #open: OpenFile | null = null
   #stopped = false
 
@@ -100,9 +103,11 @@ export class FormFeed {
   #undelimited(bytes: Buffer): void {
     const held = beginningAtEnd(bytes, this.#delimiter)
     this.#held = bytes.subarray(bytes.length - held)
+    const free = bytes.subarray(0, bytes.length - held)
     if (this.#open) {
-      this.#pass(this.#open, bytes.subarray(0, bytes.length - held))
+      this.#pass(this.#open, free)
     } else {
+      this.#head.look(free)
       if (bytes.length > this.#given) this.#busboy.write(bytes.subarray(this.#given))
       this.#given = held
       this.#pour()
@@ -113,6 +118,10 @@ export class FormFeed {
   #delimited(bytes: Buffer): void {
     const open = this.#open
     if (open) this.#pass(open, bytes)
+    else this.#head.look(bytes)
+    // busboy would go on with the head behind the delimiter, and then take the file's first bytes for the end of one.
+    if (this.#head.isTorn) this.#busboy.destroy(new Error('A part ends in its head.'))
+    this.#head = new PartHead({ isOver: false })
     const rest = open ? this.#delimiter : Buffer.concat([bytes, this.#delimiter])
     this.#busboy.write(rest.subarray(this.#given))
     this.#given = 0
@@ -150,6 +159,30 @@ export class FormFeed {
 
   #push(file: Readable, bytes: Buffer): void {
     if (!file.push(bytes)) this.#request.pause()
+  }
+}
+
+/** Whether what follows a delimiter has the whole head of a part. */
+class PartHead {
+  /** Nothing to look for: it is over, or there is none. */
+  #isOver: boolean
+  /** The last bytes of it. */
+  #seen: Buffer = Buffer.alloc(0)
+
+  constructor({ isOver }: { isOver: boolean }) {
+    this.#isOver = isOver
+  }
+
+  get isTorn(): boolean {
+    return !this.#isOver && this.#seen.length > 0
+  }
+
+  look(bytes: Buffer): void {
+    if (this.#isOver || bytes.length === 0) return
+    const seen = Buffer.concat([this.#seen, bytes])
+    // What does not begin with a line end is the end of the form, or busboy throws it away.
+    this.#isOver = (this.#seen.length === 0 && seen[0] !== carriageReturn) || seen.includes(headEnd)
+    this.#seen = seen.subarray(1 - headEnd.length)
   }
 }
 

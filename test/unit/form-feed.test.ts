@@ -115,6 +115,38 @@ test('what multer alone makes of a form that is cut and broken anywhere is what 
   )
 })
 
+test('a head with a delimiter in it is refused, however the form is cut', async () => {
+  const delimiter = `\r\n--${boundary}`
+  const disposition = 'Content-Disposition: form-data; name="chunk"; filename="blob"'
+  for (const head of [
+    `Content-Disp${delimiter}osition: form-data; name="chunk"; filename="blob"`,
+    `${disposition}${delimiter}`,
+    `${disposition}${delimiter}\r\nContent-Type: a/b`,
+  ]) {
+    for (const content of ['', '\r\na: b\r\n\r\n', '--', 'some bytes']) {
+      for (const first of ['', '\r\n', 'preamble\r\n', part('note', 'a')]) {
+        const form = Buffer.from(`${first}--${boundary}\r\n${head}\r\n\r\n${content}\r\n${last}`)
+        for (const pieces of [[form], cutAt(form, [...form.keys()])]) {
+          await expect(read(pieces), `${form}`).rejects.toMatchObject({ code: 'INVALID_FORM' })
+        }
+      }
+    }
+  }
+})
+
+test('what is around the parts does not matter, however the form is cut', async () => {
+  const parts = Buffer.concat([part('note', 'a'), part('chunk', 'bytes', 'blob')])
+  const after = [last, Buffer.concat([last, last]), Buffer.from(`${last}epilogue\r\n${last}`)]
+  for (const before of ['', '\r\n', 'preamble\r\n', `--${boundary}\r\n`]) {
+    for (const end of after) {
+      const form = Buffer.concat([Buffer.from(before), parts, end])
+      for (const pieces of [[form], cutAt(form, [...form.keys()])]) {
+        expect(await read(pieces), `${form}`).toEqual({ fields: { note: 'a' }, file: 'bytes' })
+      }
+    }
+  }
+})
+
 test('the file ends with an error when the form ends in it', async () => {
   const form = Buffer.concat([part('note', 'a'), part('chunk', 'all of it', 'blob')])
   await expect(read([form.subarray(0, form.length - 4)])).rejects.toThrow('Unexpected end of form')
