@@ -5,7 +5,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Readable, Writable } from 'node:stream'
 import multer from 'multer'
-import { InvalidRequestError, isNexusUploaderError } from '../errors.ts'
+import { BodyTimeoutError, InvalidRequestError, isNexusUploaderError } from '../errors.ts'
 import { delimiterOf, FormFeed } from './form-feed.ts'
 import { bodyTooLarge } from './http.ts'
 
@@ -48,6 +48,8 @@ export interface FormPlan {
   readonly fieldName: string | null
   /** Longest form, bytes: also of what comes before the first part and after the last. */
   readonly maxBytes: number
+  /** Longest silence, ms, but for the file: whoever takes it watches over it. */
+  readonly idleTimeout: number
   readonly limits?: FormLimits | undefined
 }
 
@@ -84,21 +86,27 @@ const multerMessages: Readonly<Record<string, string>> = {
 /**
  * Reads the form. Rejects as soon as anything fails, when `takeFile` has ended, and then reads no further: what is left
  * of the request is the caller's to drain or cut.
- * @throws InvalidRequestError for a malformed or hostile form; whatever `takeFile` throws
+ * @throws InvalidRequestError for a malformed or hostile form; BodyTimeoutError; whatever `takeFile` throws
  */
 export function readForm<Result>(
   request: IncomingMessage,
   response: ServerResponse,
-  { fieldName, maxBytes, limits: formLimits = chunkFormLimits }: FormPlan,
+  { fieldName, maxBytes, idleTimeout, limits: formLimits = chunkFormLimits }: FormPlan,
   takeFile: TakeFile<Result>,
 ): Promise<Form<Result>> {
   return new Promise((resolve, reject) => {
     let file: Result | null = null
     let taking: Promise<unknown> = Promise.resolve()
+    let isTaking = false
     const stop = new AbortController()
     let size = 0
     let isOver = false
+    const silence = setTimeout(() => {
+      if (isTaking) silence.refresh()
+      else fail(new BodyTimeoutError(idleTimeout))
+    }, idleTimeout).unref()
     const count = (data: Buffer) => {
+      silence.refresh()
       size += data.length
       if (size > maxBytes) fail(bodyTooLarge(maxBytes))
     }
@@ -106,6 +114,7 @@ export function readForm<Result>(
     let feed: FormFeed | null = null
     const end = () => {
       isOver = true
+      clearTimeout(silence)
       request.off('data', count)
     }
     const fail = (error: unknown) => {
@@ -124,8 +133,11 @@ export function readForm<Result>(
           stop.signal,
         )
         taking = taken
+        isTaking = true
         // On failure multer is not told: it would read the whole rest of the body before it answers.
         taken.then((result) => {
+          isTaking = false
+          silence.refresh()
           file = result
           callback(null, {})
         }, fail)

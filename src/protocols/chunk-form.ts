@@ -41,11 +41,11 @@ export interface ChunkForm<Result> {
 /** @throws ChunkSizeExceededError for a form that is larger than the largest chunk; whatever `write` throws */
 export async function readChunkForm<Result>(reader: ChunkFormReader<Result>): Promise<ChunkForm<Result>> {
   const { engine, request, response, limits } = reader
-  const { maxChunkSize } = engine.limits
+  const { maxChunkSize, bodyIdleTimeout: idleTimeout } = engine.limits
   // Twice, since the last chunk of a declared upload may be nearly twice as large.
   const maxSize = 2 * maxChunkSize
   if ((contentLength(request) ?? 0) > maxSize + formOverhead) throw new ChunkSizeExceededError(maxChunkSize)
-  const plan = { fieldName: reader.fieldName, maxBytes: maxSize + formOverhead, limits }
+  const plan = { fieldName: reader.fieldName, maxBytes: maxSize + formOverhead, idleTimeout, limits }
   let used: FormFields | null = null
   let spooled: SpooledBody | null = null
   const takeFile = async ({ stream, ...file }: FormFile, before: FormFields, stop: AbortSignal) => {

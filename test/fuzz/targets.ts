@@ -159,7 +159,7 @@ export async function readPieces(pieces: readonly Buffer[]): Promise<string> {
   const reading = readForm(
     request,
     new ServerResponse(request),
-    { fieldName: 'chunk', maxBytes: 64 * 1024 },
+    { fieldName: 'chunk', maxBytes: 64 * 1024, idleTimeout: 500 },
     async ({ stream, fileName }, _fields, stop) => {
       const hash = createHash('sha256')
       const take = async (buffers: Buffer[]) => {

@@ -22,11 +22,17 @@ afterEach(() => {
 })
 
 /** The first bytes of a form of 100 000. */
-function beginning(path: string): string {
+function beginning(path: string, form = `${fileHead('file')}${'x'.repeat(1000)}`): string {
   return (
     `POST ${path} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=${boundary}\r\n` +
-    `Content-Length: 100000\r\n\r\n--${boundary}\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n` +
-    `Content-Type: application/octet-stream\r\n\r\n${'x'.repeat(1000)}`
+    `Content-Length: 100000\r\n\r\n${form}`
+  )
+}
+
+function fileHead(name: string): string {
+  return (
+    `--${boundary}\r\nContent-Disposition: form-data; name="${name}"; filename="a.bin"\r\n` +
+    'Content-Type: application/octet-stream\r\n\r\n'
   )
 }
 
@@ -53,4 +59,33 @@ it('a client that goes while a hook still looks at its form ends no process', as
   client.socket.destroy()
   await wait(400)
   expect(uncaught).toEqual([])
+})
+
+it.each([
+  ['before its first byte', ''],
+  ['in a field', `--${boundary}\r\nContent-Disposition: form-data; name="uploadId"\r\n\r\nabc`],
+  ['in a file that nobody asked for', `${fileHead('other')}abc`],
+  ['in its file', `${fileHead('chunk')}abc`],
+  ['behind its file', `${fileHead('chunk')}abc\r\n--${boundary}\r\nContent-Dis`],
+])('a form that falls silent %s ends after bodyIdleTimeout', async (_where, form) => {
+  const { port } = await testServer({ bodyIdleTimeout: 200 })
+  const client = await rawSocket(port)
+  client.send(beginning('/upload/chunk', form))
+  expect(await client.until('BODY_TIMEOUT', 5_000)).toMatch(/^HTTP\/1.1 408 /)
+})
+
+it('a form may be silent while its file is stored', async () => {
+  let asked = false
+  const onCreate = async () => {
+    asked = true
+    await wait(600)
+  }
+  const { port } = await testServer({ bodyIdleTimeout: 200, hooks: { onCreate } })
+  const client = await rawSocket(port)
+  const form = `${fileHead('file')}${'x'.repeat(1000)}\r\n--${boundary}`
+  client.send(beginning('/upload', form))
+  await expect.poll(() => asked).toBe(true)
+  await wait(300)
+  client.send(`--${' '.repeat(100_000 - form.length - 2)}`)
+  expect(await client.until('"size":1000', 5_000)).toMatch(/^HTTP\/1.1 200 /)
 })

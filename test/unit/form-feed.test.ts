@@ -32,7 +32,7 @@ const last = Buffer.from(`--${boundary}--\r\n`)
 
 async function read(pieces: Pieces, type?: string) {
   const request = requestOf(pieces, type)
-  const plan = { fieldName: 'chunk', maxBytes: 64 * MiB }
+  const plan = { fieldName: 'chunk', maxBytes: 64 * MiB, idleTimeout: 30_000 }
   const take = async ({ stream }: { stream: Readable }) => (await buffer(stream)).toString('latin1')
   const { fields, file } = await readForm(request, new ServerResponse(request), plan, take)
   return { fields: { ...fields }, file }
@@ -165,7 +165,7 @@ test('a request is paused while nobody reads the file', async () => {
   const reading = readForm(
     request,
     new ServerResponse(request),
-    { fieldName: 'chunk', maxBytes: 64 * MiB },
+    { fieldName: 'chunk', maxBytes: 64 * MiB, idleTimeout: 30_000 },
     async ({ stream }) => {
       await new Promise((resolve) => setTimeout(resolve, 100))
       expect(given).toBeLessThan(10)

@@ -52,7 +52,7 @@ export function singleUploadHandler(engine: UploadEngine, ownerOf: OwnerOf): Upl
     const announced = contentLength(request)
     if ((announced ?? 0) > maxFileSize + (isForm ? formOverhead : 0)) throw new FileSizeExceededError(maxFileSize)
     const object = await storeOnce(engine, exchange, (take) =>
-      isForm ? takeForm(exchange, maxFileSize, take) : takeBody(exchange, fileName ?? '', take),
+      isForm ? takeForm(exchange, engine.limits, take) : takeBody(exchange, fileName ?? '', take),
     )
     sendJson(response, 200, object)
   })
@@ -85,11 +85,15 @@ async function storeOnce(
   }
 }
 
-async function takeForm({ request, response, signal }: Exchange, maxFileSize: number, take: Take): Promise<string> {
+async function takeForm(
+  { request, response, signal }: Exchange,
+  { maxFileSize, bodyIdleTimeout: idleTimeout }: UploadEngine['limits'],
+  take: Take,
+): Promise<string> {
   const { file } = await readForm(
     request,
     response,
-    { fieldName: null, maxBytes: maxFileSize + formOverhead, limits: formLimits },
+    { fieldName: null, maxBytes: maxFileSize + formOverhead, idleTimeout, limits: formLimits },
     ({ fileName, mimeType, stream }, before, stop) => {
       const metadata = metadataOf(Object.entries(before))
       const named = { fileName: fileName || 'file', mimeType, metadata, stream }

@@ -52,7 +52,7 @@ export async function postForm(exchange: Exchange): Promise<void> {
   if (mediaType(request) !== 'multipart/form-data') {
     throw new InvalidRequestError('Send the file as multipart/form-data.', { code: 'INVALID_FORM' })
   }
-  const { maxFileSize } = engine.limits
+  const { maxFileSize, bodyIdleTimeout: idleTimeout } = engine.limits
   const announced = contentLength(request)
   if ((announced ?? 0) > maxFileSize + formOverhead) throw new FileSizeExceededError(maxFileSize)
   // A form cannot have a file that is longer than itself, so less room than `maxFileSize` will do.
@@ -60,7 +60,7 @@ export async function postForm(exchange: Exchange): Promise<void> {
   const stored = await readForm(
     request,
     response,
-    { fieldName: 'file', maxBytes: maxFileSize + formOverhead, limits: formFields },
+    { fieldName: 'file', maxBytes: maxFileSize + formOverhead, idleTimeout, limits: formFields },
     async ({ stream }, fields, stop) => {
       const ref = grantedUpload(exchange, fields)
       const session = await engine.get(ref)
