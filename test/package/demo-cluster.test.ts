@@ -1,65 +1,13 @@
 /** `npm run demo:cluster` tells the truth: it succeeds, it can fail, and it leaves nothing behind, however it ends. */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { mkdirSync, readdirSync, symlinkSync } from 'node:fs'
+import { mkdirSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
-import { afterEach, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
+import { isAlive, startDemo as start, until } from '../support/demo-process.ts'
 import { describeRedis } from '../support/redis-server.ts'
 import { tempFolder } from '../support/temp-folder.ts'
 
-const root = fileURLToPath(new URL('../..', import.meta.url))
 const runTimeout = 180_000
-const children = new Set<ChildProcess>()
-
-afterEach(() => {
-  for (const child of children) child.kill('SIGKILL')
-  children.clear()
-})
-
-/** The demo with small files and a temp folder of its own, so that what it leaves there can be seen. */
-function startDemo(args: string[], env: Record<string, string> = {}) {
-  const tmp = tempFolder()
-  const child = spawn(process.execPath, ['--import', 'tsx', 'scripts/cluster.ts', ...args], {
-    cwd: root,
-    env: { ...process.env, TMPDIR: tmp, ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  children.add(child)
-  let output = ''
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.on('data', (text) => {
-      output += text
-    })
-  }
-  return {
-    child,
-    ended: once(child, 'close').then(([code]) => code as number | null),
-    output: () => output,
-    leftovers: () => readdirSync(tmp).filter((name) => name.startsWith('nexus-uploader-')),
-    said: (pattern: RegExp) => until(() => pattern.exec(output), `${pattern} in ${output}`),
-  }
-}
-
-async function until<Result>(look: () => Result | null | false, what: string): Promise<Result> {
-  const deadline = Date.now() + 60_000
-  for (;;) {
-    const result = look()
-    if (result) return result
-    if (Date.now() > deadline) throw new Error(`waited in vain for ${what}`)
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch {
-    return false
-  }
-}
-
+const startDemo = (args: string[], env?: Record<string, string>) => start('scripts/cluster.ts', args, env)
 const small = ['--size', '16M', '--kills', '3', '--seconds', '14']
 
 describeRedis('the demo of a cluster', () => {

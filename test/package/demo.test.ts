@@ -1,69 +1,10 @@
 /** `npm run demo` tells the truth: it succeeds, it can fail, and it leaves nothing behind, however it ends. */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { readdirSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
-import { afterEach, describe, expect, it } from 'vitest'
-import { tempFolder } from '../support/temp-folder.ts'
+import { describe, expect, it } from 'vitest'
+import { isAlive, startDemo as start, until } from '../support/demo-process.ts'
 
-const root = fileURLToPath(new URL('../..', import.meta.url))
 const runTimeout = 120_000
-const children = new Set<ChildProcess>()
-
-afterEach(() => {
-  for (const child of children) child.kill('SIGKILL')
-  children.clear()
-})
-
-/** The demo with a temp folder of its own, so that what it leaves there can be seen. */
-function startDemo(args: string[], env: Record<string, string> = {}) {
-  const tmp = tempFolder()
-  const child = spawn(process.execPath, ['--import', 'tsx', 'scripts/demo.ts', '--size', '48', ...args], {
-    cwd: root,
-    env: { ...process.env, TMPDIR: tmp, PORT: '', ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  children.add(child)
-  let output = ''
-  const add = (text: Buffer) => {
-    output += text
-  }
-  child.stdout.on('data', add)
-  child.stderr.on('data', add)
-  const ended = once(child, 'close').then(([code]) => code as number | null)
-  return {
-    child,
-    ended,
-    output: () => output,
-    leftovers: () => readdirSync(tmp).filter((name) => name.startsWith('nexus-uploader-demo-')),
-    /** Resolves with the match as soon as the output has it. */
-    said: (pattern: RegExp) =>
-      until(() => {
-        const match = pattern.exec(output)
-        if (!match && child.exitCode !== null) throw new Error(`the demo ended with ${child.exitCode}: ${output}`)
-        return match
-      }, `${pattern} in the output`),
-  }
-}
-
-async function until<Result>(look: () => Result | null | false, what: string): Promise<Result> {
-  const deadline = Date.now() + 60_000
-  for (;;) {
-    const result = look()
-    if (result) return result
-    if (Date.now() > deadline) throw new Error(`waited in vain for ${what}`)
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch {
-    return false
-  }
-}
+const startDemo = (args: string[], env?: Record<string, string>) =>
+  start('scripts/demo.ts', ['--size', '48', ...args], env)
 
 describe('the demo', () => {
   it(
