@@ -45,7 +45,8 @@ export interface PartRules {
 export class DoubleBucket {
   readonly objects = new Map<string, DoubleObject>()
   readonly uploads = new Map<string, DoubleUpload>()
-  readonly #completed = new Map<string, DoubleObject>()
+  /** Weakly: an object that was deleted must not stay in memory, bytes and all. */
+  readonly #completed = new Map<string, WeakRef<DoubleObject>>()
 
   put(key: string, headers: ObjectHeaders, body: StoredBytes): DoubleObject {
     return this.#store({ key, size: body.size, etag: `"${body.md5}"`, headers, pieces: [body], modified: new Date() })
@@ -89,7 +90,7 @@ export class DoubleBucket {
 
   /** Makes the object. Again after it succeeded, it gives the same answer, as AWS does. */
   complete(key: string, id: string, named: readonly NamedPart[], rules: PartRules): DoubleObject {
-    const before = this.#completed.get(id)
+    const before = this.#completed.get(id)?.deref()
     if (before && this.objects.get(key) === before) return before
     const upload = this.upload(key, id)
     if (named.length === 0) throw new S3Fault('MalformedXML')
@@ -108,7 +109,7 @@ export class DoubleBucket {
       modified: new Date(),
     })
     this.uploads.delete(id)
-    this.#completed.set(id, object)
+    this.#completed.set(id, new WeakRef(object))
     return object
   }
 
