@@ -111,6 +111,8 @@ export function readForm<Result>(
       if (size > maxBytes) fail(bodyTooLarge(maxBytes))
     }
     const delimiter = delimiterOf(request.headers['content-type'])
+    // One part more than there may be, so that what is wrong can be told: a second file, or a field too many.
+    const parts = formLimits.fields + 2
     let feed: FormFeed | null = null
     const end = () => {
       isOver = true
@@ -148,14 +150,14 @@ export function readForm<Result>(
       fileHwm: mostInOneWrite,
       streamHandler(_request, busboy) {
         if (!delimiter) return
-        feed = new FormFeed(request, busboy, delimiter)
+        // All that the limits allow, the end, and those by which busboy finds that there are too many.
+        feed = new FormFeed(request, busboy, delimiter, parts + 4)
         feed.start()
       },
     }
     const upload = multer({
       storage,
-      // One part more than there may be, so that what is wrong can be told: a second file, or a field too many.
-      limits: { ...limits, ...formLimits, parts: formLimits.fields + 2 },
+      limits: { ...limits, ...formLimits, parts },
       // Browsers write names in UTF-8, without saying so.
       defParamCharset: 'utf8',
       ...(delimiter ? diverting : {}),

@@ -41,12 +41,16 @@ export class FormFeed {
   #given = lineEnd.length
   #head = new PartHead({ isOver: true })
   #open: OpenFile | null = null
+  /** How many delimiters may still come. */
+  #left: number
   #stopped = false
 
-  constructor(request: IncomingMessage, busboy: Writable, delimiter: Buffer) {
+  /** @param mostDelimiters after which the form has ended or has been refused: what comes then is for nobody */
+  constructor(request: IncomingMessage, busboy: Writable, delimiter: Buffer, mostDelimiters: number) {
     this.#request = request
     this.#busboy = busboy
     this.#delimiter = delimiter
+    this.#left = mostDelimiters
   }
 
   start(): void {
@@ -86,11 +90,12 @@ export class FormFeed {
 
   readonly #take = (data: Buffer) => {
     let bytes = this.#held.length > 0 ? Buffer.concat([this.#held, data]) : data
-    for (;;) {
+    // Each costs more than many bytes.
+    while (this.#left > 0 && !this.#stopped) {
       const found = bytes.indexOf(this.#delimiter)
       if (found < 0) return this.#undelimited(bytes)
+      this.#left -= 1
       this.#delimited(bytes.subarray(0, found))
-      if (this.#stopped) return
       bytes = bytes.subarray(found + this.#delimiter.length)
     }
   }

@@ -1,6 +1,6 @@
 /** Forms read by `readForm`, which takes the bytes of the file past busboy, beside multer that sees every byte. */
 import { type IncomingMessage, ServerResponse } from 'node:http'
-import { Readable } from 'node:stream'
+import { Readable, Writable } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
 import { setTimeout as pause } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
@@ -9,7 +9,7 @@ import fc from 'fast-check'
 import multer from 'multer'
 import { expect, test } from 'vitest'
 import { readForm } from '../../src/protocols/chunk-body.ts'
-import { delimiterOf } from '../../src/protocols/form-feed.ts'
+import { delimiterOf, FormFeed } from '../../src/protocols/form-feed.ts'
 
 const boundary = 'x--x'
 const MiB = 1024 * 1024
@@ -204,6 +204,37 @@ test('a file that nobody wants is not kept in memory', async () => {
   await expect(read(pieces())).rejects.toMatchObject({ code: 'INVALID_FORM' })
   expect(given).toBe(512)
   expect(most).toBeLessThan(8 * MiB)
+})
+
+test('a form with more delimiters than it may have is not parsed any further', async () => {
+  const delimiter = Buffer.from(`\r\n--${boundary}`)
+  const request = requestOf(
+    Array.from({ length: 10 }, () => Buffer.concat(Array.from({ length: 100 }, () => delimiter))),
+  )
+  const written: string[] = []
+  const busboy = new Writable({ write: (data, _encoding, done) => done(void written.push(String(data))) })
+  new FormFeed(request, busboy, delimiter, 12).start()
+  await new Promise((resolve) => busboy.once('finish', resolve))
+  expect(written.length).toBe(12)
+})
+
+test('as many parts as there may be are read, and one more is told', async () => {
+  const fields = Array.from({ length: 8 }, (_, i) => part(`field${i}`, 'a'))
+  const file = part('chunk', 'bytes', 'blob')
+  for (const form of [
+    [file, ...fields, last],
+    [...fields, file, last],
+  ]) {
+    expect(await read([Buffer.concat(form)])).toMatchObject({ fields: { field7: 'a' }, file: 'bytes' })
+  }
+  const tooMany = read([Buffer.concat([file, ...fields, part('field8', 'a'), last])])
+  await expect(tooMany).rejects.toThrow('too many fields')
+  const twoFiles = read([Buffer.concat([file, ...fields, file, last])])
+  await expect(twoFiles).rejects.toThrow('more than one file')
+  const delimiters = read([Buffer.concat([...fields, ...Array.from({ length: 20 }, () => part('', '')), last])])
+  await expect(delimiters).rejects.toMatchObject({ code: 'INVALID_FORM' })
+  const empty = Array.from({ length: 20 }, () => Buffer.from(`--${boundary}\r\n`))
+  await expect(read([Buffer.concat([...empty, file, last])])).rejects.toThrow('too many parts')
 })
 
 test('busboy sees every byte where the boundary can be read in two ways', async () => {
