@@ -129,11 +129,15 @@ export function readForm<Result>(
     const storage: multer.StorageEngine = {
       _handleFile(handled, { fieldname, stream, originalname, mimetype }, callback) {
         const fields = { ...(handled.body as object) }
-        const taken = takeFile(
-          { fieldName: fieldname, stream: feed?.divert(stream) ?? stream, fileName: originalname, mimeType: mimetype },
-          fields,
-          stop.signal,
-        )
+        const open = feed?.divert(stream) ?? stream
+        // What is thrown at once would end the process, as multer calls this from an event.
+        const take = async () =>
+          takeFile(
+            { fieldName: fieldname, stream: open, fileName: originalname, mimeType: mimetype },
+            fields,
+            stop.signal,
+          )
+        const taken = take()
         taking = taken
         isTaking = true
         // On failure multer is not told: it would read the whole rest of the body before it answers.

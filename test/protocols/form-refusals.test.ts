@@ -89,3 +89,18 @@ it('a form may be silent while its file is stored', async () => {
   client.send(`--${' '.repeat(100_000 - form.length - 2)}`)
   expect(await client.until('"size":1000', 5_000)).toMatch(/^HTTP\/1.1 200 /)
 })
+
+it('a form with more metadata than there may be is refused, and the server goes on', async () => {
+  const { url } = await testServer()
+  const upload = (length: number) => {
+    const form = new FormData()
+    for (const name of ['a', 'b', 'c']) form.set(name, 'x'.repeat(length))
+    form.set('file', new Blob(['bytes']), 'a.bin')
+    return fetch(`${url}/upload`, { method: 'POST', body: form, signal: AbortSignal.timeout(5_000) })
+  }
+  const refused = await upload(3_000)
+  expect(refused.status).toBe(400)
+  expect(await refused.json()).toMatchObject({ code: 'INVALID_REQUEST' })
+  expect((await upload(2_000)).status).toBe(200)
+  expect(uncaught).toEqual([])
+})
