@@ -171,6 +171,7 @@ export class FormFeed {
 class PartHead {
   /** Nothing to look for: it is over, or there is none. */
   #isOver: boolean
+  #hasBegun = false
   /** The last bytes of it. */
   #seen: Buffer = Buffer.alloc(0)
 
@@ -179,14 +180,16 @@ class PartHead {
   }
 
   get isTorn(): boolean {
-    return !this.#isOver && this.#seen.length > 0
+    return this.#hasBegun && !this.#isOver
   }
 
   look(bytes: Buffer): void {
-    if (this.#isOver || bytes.length === 0) return
+    if (this.#isOver) return
     const seen = Buffer.concat([this.#seen, bytes])
     // What does not begin with a line end is the end of the form, or busboy throws it away.
-    this.#isOver = (this.#seen.length === 0 && seen[0] !== carriageReturn) || seen.includes(headEnd)
+    const isNone = !this.#hasBegun && !seen.subarray(0, lineEnd.length).equals(lineEnd.subarray(0, seen.length))
+    this.#isOver = isNone || seen.includes(headEnd)
+    this.#hasBegun ||= seen.length >= lineEnd.length
     this.#seen = seen.subarray(1 - headEnd.length)
   }
 }
