@@ -144,7 +144,8 @@ export class PartJoiner {
       if (current.sources) return { ...current, multipartId: null, sentParts: [] }
       return { ...current, state: 'expired', open: false, completing: null }
     })
-    if (lost?.sources && lost.open) return new StorageError(undefined, { code: 'PARTS_DISAGREE', cause })
+    // A concatenation, or an upload that somebody else has taken over meanwhile: it may become a file yet.
+    if (lost?.open) return new StorageError(undefined, { code: 'PARTS_DISAGREE', cause })
     return new UploadExpiredError({ cause })
   }
 }

@@ -202,7 +202,7 @@ describe('a storage that holds other parts than it confirmed', () => {
       const { join, state, change, stored } = await world(sent(), [])
       state.here = here
       state.onList = () => change({ completing: theirs })
-      await expect(join()).rejects.toMatchObject({ code: here.length > 0 ? 'UPLOAD_LOCKED' : 'UPLOAD_EXPIRED' })
+      await expect(join()).rejects.toMatchObject({ code: here.length > 0 ? 'UPLOAD_LOCKED' : 'PARTS_DISAGREE' })
       expect(await stored()).toMatchObject({ state: 'completing', completing: theirs, sentParts: [[1, 3]] })
     }
   })
@@ -263,7 +263,7 @@ describe('a multipart upload that is closed already', () => {
         await change(fields)
         throw gone
       }
-      await expect(join()).rejects.toMatchObject({ status: 410 })
+      await expect(join()).rejects.toMatchObject({ code: 'PARTS_DISAGREE', retryable: true })
       expect(await stored()).toMatchObject({ state: 'completing', open: true, sentParts: [[1, 3]], ...fields })
     }
   })
