@@ -1,5 +1,5 @@
 /** Chunks that find their place late are moved there, whatever else happens to them meanwhile. */
-import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { readdir, readFile, readlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { Claims } from '../../src/engine/claims.ts'
@@ -149,6 +149,33 @@ describe('a chunk in a file of its own', () => {
     expect(await names()).toEqual(['part-1'])
   })
 
+  it('of an upload that goes away while it is copied says so', async () => {
+    const { settler, staging, store, names } = await world([chunk(0, 4, null, 1)], { 'chunk-0-1': 'aaaa' })
+    onceAfter(staging, 'copy', () => store.delete(id))
+    await expect(settler.settle(id)).rejects.toMatchObject({ code: 'UPLOAD_NOT_FOUND' })
+    expect(await names()).toContain('chunk-0-1')
+  })
+
+  it('that is taken back while it is copied is left alone', async () => {
+    const { settler, staging, change, record } = await world([chunk(0, 4, null, 1)], { 'chunk-0-1': 'aaaa' })
+    onceAfter(staging, 'copy', () => change({ chunks: [] }))
+    await settler.settle(id)
+    expect((await record()).chunks).toEqual([])
+  })
+
+  it.runIf(process.platform === 'linux')('leaves no file open', async () => {
+    const at = await world([chunk(0, 4, null, 1), chunk(1, 8, 8)], {
+      'chunk-0-1': 'aaaa',
+      'part-1': '--------bb',
+      'part-2': 'bbbbcc',
+    })
+    await at.settler.settle(id)
+    const open = await Promise.all(
+      (await readdir('/proc/self/fd')).map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')),
+    )
+    expect(open.filter((path) => path.startsWith(at.staging.root))).toEqual([])
+  })
+
   it('whose file is lost is an error, and nothing stays claimed', async () => {
     const { settler, record, isFree } = await world([chunk(0, 4, null, 1)], {})
     await expect(settler.settle(id)).rejects.toMatchObject({ code: 'ENOENT' })
@@ -202,6 +229,50 @@ describe('a chunk where a wrong guess put it', () => {
     expect((await record()).chunks).toEqual([chunk(0, 4, 0), chunk(1, 6, 4)])
     expect(await names()).toEqual(['part-1', 'part-2'])
     expect(await isFree()).toBe(true)
+  })
+
+  it('that somebody else has moved, or replaced by one of another size, is looked at anew', async () => {
+    const moved = await guessed()
+    onceAfter(moved.claims, 'claim', async () => {
+      await writeFile(join(moved.staging.folderOf(id), 'part-1'), 'aaaabbbbbb')
+      await writeFile(join(moved.staging.folderOf(id), 'part-2'), 'cc')
+      await moved.change({ chunks: [chunk(0, 4, 0), chunk(1, 8, 4)] })
+    })
+    await moved.settler.settle(id)
+    expect((await moved.text('part-1')) + (await moved.text('part-2'))).toBe('aaaabbbbbbcc')
+    expect((await moved.record()).chunks).toEqual([chunk(0, 4, 0), chunk(1, 8, 4)])
+    for (const name of ['claim', 'copy'] as const) {
+      const { settler, record, claims, staging, change, text, names } = await guessed()
+      onceAfter({ claim: claims, copy: staging }[name] as never, name, () =>
+        change({ chunks: [chunk(0, 4, 0), chunk(1, 6, 8)] }),
+      )
+      await settler.settle(id)
+      expect((await record()).chunks).toEqual([chunk(0, 4, 0), chunk(1, 6, 4)])
+      expect((await text('part-1')).slice(0, 10)).toBe('aaaabbbbbb')
+      expect(await names()).toEqual(['part-1', 'part-2'])
+    }
+  })
+
+  it('that was taken back meanwhile is left alone', async () => {
+    for (const name of ['claim', 'nameLoose'] as const) {
+      const { settler, record, claims, staging, change, isFree } = await guessed()
+      const target = { claim: claims, nameLoose: staging }[name]
+      onceAfter(target as never, name, () => change({ chunks: [chunk(0, 4, 0)] }))
+      await settler.settle(id)
+      expect((await record()).chunks).toEqual([chunk(0, 4, 0)])
+      expect(await isFree()).toBe(true)
+    }
+  })
+
+  it('never gets the name of the first body that came for it', async () => {
+    const { settler, staging, names } = await guessed()
+    let seen: string[] = []
+    onceAfter(staging, 'nameLoose', async () => {
+      seen = await names()
+    })
+    await settler.settle(id)
+    expect(seen.filter((name) => name.startsWith('chunk-1-'))).toHaveLength(1)
+    expect(seen).not.toContain('chunk-1-1')
   })
 
   it('whose bytes are lost leaves neither a claim nor a file', async () => {
