@@ -6,7 +6,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import type { UploadEngineOptions } from '../../src/create-upload-engine.ts'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
-import type { UploadSession } from '../../src/types.ts'
+import type { ChunkRun, UploadSession } from '../../src/types.ts'
 import { streamOf } from '../support/engine.ts'
 import { bytes, sha256 } from '../support/random.ts'
 import { partSize, sharedNodes, sharedStorage } from '../support/shared-nodes.ts'
@@ -206,6 +206,18 @@ describe('an append', () => {
     expect(storage.stagedKeys()).toEqual([])
   })
 
+  it('that comes second leaves no piece of its own, and takes none of the other', async () => {
+    const { storage, append, create, change, record } = nodes()
+    const id = await create(5 * partSize)
+    await append(id, 0, bytes(100))
+    const [first] = (await record(id)).chunks
+    const kept = storage.stagedKeys()
+    onNext(storage, 'piece', 'after', () => change(id, { chunks: [{ ...first, size: 150 } as ChunkRun] }))
+    await expect(append(id, 100, bytes(100))).rejects.toMatchObject({ code: 'UPLOAD_LOCKED', status: 423 })
+    await eventually(async () => expect(storage.stagedKeys()).toEqual(kept))
+    expect((await record(id)).chunks).toMatchObject([{ size: 150 }])
+  })
+
   it('does not count a part in a multipart upload that was begun anew meanwhile', async () => {
     const { storage, append, create, change, record } = nodes()
     const id = await create(5 * partSize)
@@ -332,6 +344,40 @@ describe('a chunk that is a piece', () => {
     expect(await a.client.write(id, 0, bytes(1_000))).toMatchObject({ duplicate: true })
     expect((await record(id)).chunks).toHaveLength(1)
     await eventually(async () => expect(storage.stagedKeys()).toHaveLength(1))
+  })
+
+  it('with other bytes than another node has stored meanwhile is refused, and removed', async () => {
+    const { storage, a, b, create, record } = nodes()
+    const id = await create(3 * partSize, { chunkSize: 1_000 })
+    let kept: string[] = []
+    onNext(storage, 'piece', 'before', async () => {
+      await b.client.write(id, 0, bytes(1_000, 1))
+      kept = storage.stagedKeys()
+    })
+    await expect(a.client.write(id, 0, bytes(1_000, 2))).rejects.toMatchObject({ code: 'CHUNK_CONFLICT', status: 409 })
+    expect(kept).toHaveLength(1)
+    await eventually(async () => expect(storage.stagedKeys()).toEqual(kept))
+    expect((await record(id)).chunks).toHaveLength(1)
+  })
+
+  it('that completes a part is sent on by its own node, and only once', async () => {
+    const { storage, a, b, create, record } = nodes()
+    const id = await create(3 * partSize, { chunkSize: partSize / 4 })
+    const sent: [string, number][] = []
+    for (const [name, { engine }] of [
+      ['a', a],
+      ['b', b],
+    ] as const) {
+      engine.events.on('part', ({ partNumber }) => sent.push([name, partNumber]))
+    }
+    for (const [index, node] of [a, a, a, b, b, b, b, a].entries())
+      await node.client.write(id, index, bytes(partSize / 4))
+    await eventually(async () => expect((await record(id)).sentParts).toEqual([[1, 2]]))
+    await eventually(async () => expect(storage.stagedKeys()).toEqual([]))
+    expect(sent.sort()).toEqual([
+      ['a', 2],
+      ['b', 1],
+    ])
   })
 
   it('that does not count leaves nothing: neither here nor in the storage', async () => {
