@@ -43,6 +43,7 @@ function world(fields: Partial<UploadSession> = {}, parts: StoredPart[] | null =
     closing: new AbortController().signal,
     clock: () => now,
     sessions: {
+      get: async () => session,
       update: async (_: string, change: (current: UploadSession) => UploadSession) => {
         updates += 1
         session = change(session)
