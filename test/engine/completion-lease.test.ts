@@ -217,14 +217,20 @@ describe('a completion that fails', () => {
 describe('a completion that finds another one at work', () => {
   it('waits for storageTimeout and then says that the upload is locked', async () => {
     let uptime = 0
-    const { client, change, id, state, storage } = await slowly({ storageTimeout: 250, uptime: () => uptime })
+    let asked = 0
+    const clock = () => {
+      asked += 1
+      return uptime
+    }
+    const { client, change, id, state, storage } = await slowly({ storageTimeout: 250, uptime: clock })
     await change({ state: 'completing', completing: { by: theirs.by, until: state.now + 20_000 } })
     let ended = false
+    asked = 0
     const completing = client.complete(id).finally(() => {
       ended = true
     })
     completing.catch(() => {})
-    await new Promise((resolve) => setTimeout(resolve, 50))
+    await expect.poll(() => asked).toBeGreaterThan(1)
     uptime = 249
     await new Promise((resolve) => setTimeout(resolve, 150))
     expect(ended).toBe(false)

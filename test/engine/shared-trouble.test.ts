@@ -1,5 +1,5 @@
 /** Uploads that are staged in the storage, when something changes or fails while bytes are on their way. */
-import { readdirSync } from 'node:fs'
+import { readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -93,7 +93,7 @@ describe('an append', () => {
 
   it('over a slow line is stored every ten seconds', async () => {
     const storage = new MemoryStorageAdapter({ multipart: { minPartSize: 4 * KiB, partSize: 8192 * KiB } })
-    const { append, create, record, b } = nodes({ maxChunkSize: 8192 * KiB }, storage)
+    const { append, create, record, spool, a, b } = nodes({ maxChunkSize: 8192 * KiB }, storage)
     const piece = bytes(520 * KiB)
     const id = await create(20_000 * KiB)
     let ahead = 0
@@ -103,14 +103,24 @@ describe('an append', () => {
     vi.spyOn(performance, 'now').mockImplementation(() => start + ahead)
     const body = new PassThrough({ highWaterMark: 1 })
     const appending = append(id, 0, body)
-    const sizes: number[] = []
-    for (const time of [0, 9_999, 10_000, 10_001, 19_999, 20_000]) {
+    const steps = [
+      { time: 0, waiting: 1, stored: 0 },
+      { time: 9_999, waiting: 2, stored: 0 },
+      { time: 10_000, waiting: 0, stored: 3 },
+      { time: 10_001, waiting: 1, stored: 3 },
+      { time: 19_999, waiting: 2, stored: 3 },
+      { time: 20_000, waiting: 0, stored: 6 },
+    ]
+    const bytesIn = (names: readonly string[]) =>
+      names.reduce((sum, name) => sum + statSync(join(a.tempDir, 'spool', name)).size, 0)
+    for (const { time, waiting, stored } of steps) {
       ahead = time
       await new Promise<void>((resolve) => body.write(piece, () => resolve()))
-      await pause(40)
-      sizes.push((await record(id)).chunks.reduce((sum, { size }) => sum + size, 0) / piece.length)
+      await eventually(async () => expect(bytesIn(spool())).toBe(waiting * piece.length))
+      // The writer hears of it before any timer.
+      await pause(5)
+      expect((await record(id)).chunks.reduce((sum, { size }) => sum + size, 0)).toBe(stored * piece.length)
     }
-    expect(sizes).toEqual([0, 0, 3, 3, 3, 6])
     body.end()
     expect(await appending).toMatchObject({ offset: 6 * piece.length })
     expect((await b.client.get(id)).chunks.map(({ size }) => size / piece.length)).toEqual([3, 3])

@@ -237,19 +237,23 @@ describe('the answer of a storage', () => {
         return answer()
       }
     }
-    const answers = [async () => 'url', () => Promise.reject(new Error('no')), () => new Promise<never>(() => {})]
-    for (const answer of answers) {
-      const disk = await uploaded({ upload: keep(answer) }, { storageTimeout: 40 })
-      const tight = await uploaded({ upload: keep(answer) }, { storageTimeout: 40 })
+    const answers = [
+      { answer: async () => 'url', storageTimeout: 5_000 },
+      { answer: () => Promise.reject(new Error('no')), storageTimeout: 5_000 },
+      { answer: () => new Promise<never>(() => {}), storageTimeout: 400 },
+    ]
+    for (const { answer, storageTimeout } of answers) {
+      const disk = await uploaded({ upload: keep(answer) }, { storageTimeout })
+      const tight = await uploaded({ upload: keep(answer) }, { storageTimeout })
       // As when it was opened while files had to be smaller.
       await tight.change({ partSize: 999 })
       const memory = sharedStorage()
       memory.upload = keep(answer)
-      const { nodes } = sharedNodes(1, memory, { storageTimeout: 40 })
+      const { nodes } = sharedNodes(1, memory, { storageTimeout })
       const node = nodes[0]?.client as (typeof nodes)[0]['client']
       const id = await node.create(file.length)
       await node.write(id, 0, file)
-      for (const complete of [disk.complete, tight.complete, () => node.complete(id)]) await complete().catch(() => {})
+      await Promise.allSettled([disk.complete(), tight.complete(), node.complete(id)])
     }
     expect(uploads).toHaveLength(9)
     await pause(0)
