@@ -77,10 +77,10 @@ function passes(test: string): Promise<boolean> {
   const child = spawn(process.execPath, [vitest, 'run', '--config', config, '--bail', '1', test], {
     cwd: copy,
     stdio: 'ignore',
-    env: { ...process.env, CI: '', CRASH_SEEDS: '4' },
+    env: { ...process.env, CI: '', CRASH_SEEDS: '4', FC_RUNS: '250' },
   })
   // A damage may also make a test wait for ever.
-  const late = setTimeout(() => child.kill('SIGKILL'), 5 * 60_000)
+  const late = setTimeout(() => child.kill('SIGKILL'), 10 * 60_000)
   return new Promise((resolve) =>
     child.once('exit', (code) => {
       clearTimeout(late)
