@@ -1,6 +1,8 @@
+import { execFile } from 'node:child_process'
 import { mkdir, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
+import { promisify } from 'node:util'
 import { describe, expect, it } from 'vitest'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
 import { testEngine } from '../support/engine.ts'
@@ -16,6 +18,20 @@ function movable() {
 }
 
 describe('the sweeper', () => {
+  it('keeps no process running that has nothing else to do, closed or not', async () => {
+    const source = (name: string) => JSON.stringify(new URL(`../../src/${name}`, import.meta.url))
+    const script = `
+      import { createUploadEngine } from ${source('create-upload-engine.ts')}
+      import { MemoryStorageAdapter } from ${source('storage/memory-storage.ts')}
+      const engine = createUploadEngine({ storage: new MemoryStorageAdapter(), tempDir: ${JSON.stringify(tempFolder())} })
+      const { session } = await engine.create({ fileName: 'a.bin', totalSize: 3 })
+      await engine.sweep()
+      console.log(session.state)`
+    const args = ['--import', 'tsx', '--input-type=module', '-e', script]
+    const { stdout } = await promisify(execFile)(process.execPath, args, { timeout: 15_000 })
+    expect(stdout).toBe('active\n')
+  })
+
   it('removes an upload that was idle for sessionTtl, then answers 410, and later 404', async () => {
     const { clock, advance } = movable()
     const { engine, client, tempDir } = testEngine({ clock, cleanupInterval: hour })

@@ -392,7 +392,7 @@ export const mutants: readonly Mutant[] = [
     file: 'src/engine/sweeper.ts',
     find: 'this.#timer = setInterval(run, this.#parts.options.cleanupInterval).unref()',
     replace: 'this.#timer = setInterval(run, this.#parts.options.cleanupInterval)',
-    tests: ['test/engine/sweeper.test.ts', 'test/package/tarball.test.ts'],
+    tests: ['test/engine/sweeper.test.ts'],
   },
   {
     name: 'close takes new work',
