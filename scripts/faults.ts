@@ -1,6 +1,6 @@
 /**
- * Runs the tests and sweeps of test/faults and counts what they provoked: `npm run test:faults [-- arguments of vitest]`.
- * With `FAULTS_WRITE=1` the counts also go into docs/reliability.md.
+ * Runs the sweeps of test/faults and counts what they provoked: `npm run test:faults [-- arguments of vitest]`. With
+ * `FAULTS_WRITE=1` also the quick tests of faults, and the counts go into docs/reliability.md.
  */
 import { spawn } from 'node:child_process'
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
