@@ -155,7 +155,9 @@ export class SharedWriter {
   async #yieldParts({ request }: Writing, body: ReceivedBody, parts: readonly number[]): Promise<ChunkWritten> {
     const session = await this.#active(request.uploadId)
     const existing = findChunk(session.chunks, request.index)
-    if (existing && (await this.#isSame(session, existing, body))) return this.#compare(session, existing, body)
+    if (existing && (await this.#isSame(session, existing, body))) {
+      return writtenOf(await keepAlive(this.#parts, session.id), body, true)
+    }
     await this.#takeBack(session.id, parts)
     throw chunkConflict()
   }

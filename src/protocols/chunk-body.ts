@@ -150,10 +150,9 @@ export function readForm<Result>(
       },
       _removeFile: (_request, _file, callback) => callback(null),
     }
-    const diverting: FeedOptions = {
+    const diverting: FeedOptions | null = delimiter && {
       fileHwm: mostInOneWrite,
       streamHandler(_request, busboy) {
-        if (!delimiter) return
         // All that the limits allow, the end, and those by which busboy finds that there are too many.
         feed = new FormFeed(request, busboy, delimiter, parts + 4)
         feed.start()
@@ -164,7 +163,7 @@ export function readForm<Result>(
       limits: { ...limits, ...formLimits, parts },
       // Browsers write names in UTF-8, without saying so.
       defParamCharset: 'utf8',
-      ...(delimiter ? diverting : {}),
+      ...diverting,
     })
     const parse = fieldName === null ? upload.any() : upload.single(fieldName)
     // multer asks for Express' types; it uses nothing that Node's own objects lack.

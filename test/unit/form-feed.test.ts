@@ -30,10 +30,13 @@ function part(name: string, content: string | Buffer, fileName?: string): Buffer
 
 const last = Buffer.from(`--${boundary}--\r\n`)
 
-async function read(pieces: Pieces, type?: string) {
+async function read(pieces: Pieces, type?: string, before: () => Promise<unknown> = async () => {}) {
   const request = requestOf(pieces, type)
   const plan = { fieldName: 'chunk', maxBytes: 64 * MiB, idleTimeout: 30_000 }
-  const take = async ({ stream }: { stream: Readable }) => (await buffer(stream)).toString('latin1')
+  const take = async ({ stream }: { stream: Readable }) => {
+    await before()
+    return (await buffer(stream)).toString('latin1')
+  }
   const { fields, file } = await readForm(request, new ServerResponse(request), plan, take)
   return { fields: { ...fields }, file }
 }
@@ -183,8 +186,12 @@ test('a request is paused while nobody reads the file', async () => {
 test('a form goes on behind a file that was more than its taker had room for', async () => {
   const content = Buffer.alloc(MiB, 'a')
   const form = Buffer.concat([part('chunk', content, 'blob'), part('note', 'b'), last])
+  const early = form.length - 20
   expect(await read([form])).toEqual({ fields: { note: 'b' }, file: content.toString() })
   expect(await read([form.subarray(0, 70_000), form.subarray(70_000)])).toEqual(await read([form]))
+  // By then the stream has ended, and asks for no more.
+  const pieces = [form.subarray(0, early), form.subarray(early)]
+  expect(await read(pieces, undefined, () => pause(50))).toEqual(await read([form]))
 })
 
 test('a file that nobody wants is not kept in memory', async () => {
