@@ -119,7 +119,8 @@ describe('an append', () => {
       await eventually(async () => expect(bytesIn(spool())).toBe(waiting * piece.length))
       // The writer hears of it before any timer.
       await pause(5)
-      expect((await record(id)).chunks.reduce((sum, { size }) => sum + size, 0)).toBe(stored * piece.length)
+      const size = async () => (await record(id)).chunks.reduce((sum, chunk) => sum + chunk.size, 0)
+      await eventually(async () => expect(await size()).toBe(stored * piece.length))
     }
     body.end()
     expect(await appending).toMatchObject({ offset: 6 * piece.length })
