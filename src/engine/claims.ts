@@ -7,22 +7,11 @@
  * copy); nobody ever has to break the claim of a living process.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import {
-  lstat,
-  lutimes,
-  mkdir,
-  readdir,
-  readFile,
-  readlink,
-  rename,
-  rm,
-  symlink,
-  unlink,
-  writeFile,
-} from 'node:fs/promises'
+import { lstat, mkdir, readdir, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { ByteRange } from './chunk-map.ts'
-import { dropToken, hasCode, isDead, takeToken } from './processes.ts'
+import { ClaimMarks, isAlive, type Mark, markAt, touch, touchEvery, writeMark } from './claim-marks.ts'
+import { hasCode } from './processes.ts'
 
 export interface Claim {
   readonly range: ByteRange
@@ -31,21 +20,23 @@ export interface Claim {
 
 interface Held {
   readonly range: ByteRange
-  readonly token: string
+  readonly mark: Mark
   readonly yieldRequested: () => void
   readonly released: Promise<void>
 }
 
-const heartbeatEvery = 30_000
 const noRange: ByteRange = { start: 0, end: 0 }
 export class Claims {
   readonly #folderOf: (uploadId: string) => string
   readonly #held = new Map<string, Set<Held>>()
-  readonly #marks = new Set<string>()
+  readonly #marks: ClaimMarks
+  readonly #paths = new Set<string>()
   #heartbeat: NodeJS.Timeout | null = null
 
-  constructor(folderOf: (uploadId: string) => string) {
+  /** @param parking where marks wait for their next use, on the same file system; `null`: they are made anew each time */
+  constructor(folderOf: (uploadId: string) => string, parking: string | null = null) {
     this.#folderOf = folderOf
+    this.#marks = new ClaimMarks(parking)
   }
 
   /**
@@ -54,32 +45,38 @@ export class Claims {
    */
   async claim(uploadId: string, range: ByteRange, onYield: () => void = () => {}): Promise<Claim | null> {
     if (this.#rivals(uploadId, range).length > 0) return null
-    const token = takeToken()
-    const { held, done } = this.#hold(uploadId, range, token, onYield)
+    const mark = this.#marks.take()
+    const { held, done } = this.#hold(uploadId, range, mark, onYield)
     const folder = this.#folderOf(uploadId)
     const path = join(folder, `${range.start}-${range.end}`)
     try {
-      if ((await makeLink(folder, token, path)) && (await this.#isAlone(folder, range, path, token))) {
+      if (!(await this.#makeLink(folder, mark, path))) {
+        await this.#marks.giveBackUnused(mark)
+      } else if (await isAlone(folder, range, path, mark)) {
         this.#keepAlive(path)
         return { range, release: () => this.#release(uploadId, held, path, done) }
+      } else {
+        await this.#marks.giveBack(mark, path)
       }
     } catch (error) {
-      await this.#release(uploadId, held, null, done)
+      await this.#marks.drop(mark)
+      this.#letGo(uploadId, held, done)
       throw error
     }
-    await this.#release(uploadId, held, null, done)
+    this.#letGo(uploadId, held, done)
     return null
   }
 
   /** Shows the sweeper that somebody is at work on the upload, without claiming bytes of the staging. */
   async present(uploadId: string, onYield: () => void = () => {}): Promise<Claim> {
-    const token = takeToken()
-    const { held, done } = this.#hold(uploadId, noRange, token, onYield)
+    const mark = this.#marks.take()
+    const { held, done } = this.#hold(uploadId, noRange, mark, onYield)
     const path = join(this.#folderOf(uploadId), `present-${randomBytes(8).toString('hex')}`)
     try {
-      await makeFolder(this.#folderOf(uploadId), () => writeMark(token, path))
+      await makeFolder(this.#folderOf(uploadId), () => this.#marks.write(mark, path))
     } catch (error) {
-      await this.#release(uploadId, held, null, done)
+      await this.#marks.drop(mark)
+      this.#letGo(uploadId, held, done)
       throw error
     }
     this.#keepAlive(path)
@@ -128,6 +125,16 @@ export class Claims {
     return join(this.#folderOf(uploadId), 'requested')
   }
 
+  /** Removes what killed processes left of their marks, apart from those on uploads. */
+  sweep(): Promise<void> {
+    return this.#marks.sweep()
+  }
+
+  /** Removes the marks that wait for their next use. */
+  close(): Promise<void> {
+    return this.#marks.close()
+  }
+
   /** Asks everybody in this process who is at work on the upload to stop. */
   requestYield(uploadId: string): Promise<unknown> {
     const holders = [...(this.#held.get(uploadId) ?? [])]
@@ -146,101 +153,97 @@ export class Claims {
 
   /** Processes that cannot see this one (another container) take a mark that is not touched for dead. */
   #keepAlive(path: string): void {
-    this.#marks.add(path)
+    this.#paths.add(path)
     this.#heartbeat ??= setInterval(() => {
-      const now = new Date()
-      for (const mark of this.#marks) lutimes(mark, now, now).catch(() => {})
-    }, heartbeatEvery).unref()
+      for (const path of this.#paths) touch(path).catch(() => {})
+    }, touchEvery).unref()
   }
 
   #rivals(uploadId: string, range: ByteRange): Held[] {
     return [...(this.#held.get(uploadId) ?? [])].filter((held) => overlaps(held.range, range))
   }
 
-  #hold(uploadId: string, range: ByteRange, token: string, yieldRequested: () => void) {
+  #hold(uploadId: string, range: ByteRange, mark: Mark, yieldRequested: () => void) {
     let done: () => void = () => {}
     const released = new Promise<void>((resolve) => {
       done = resolve
     })
-    const held: Held = { range, token, yieldRequested, released }
+    const held: Held = { range, mark, yieldRequested, released }
     const holders = this.#held.get(uploadId) ?? new Set()
     this.#held.set(uploadId, holders.add(held))
     return { held, done }
   }
 
-  async #release(uploadId: string, held: Held, path: string | null, done: () => void): Promise<void> {
-    // A link that cannot be removed counts as a dead one once its token has been dropped.
-    if (path) {
-      this.#marks.delete(path)
-      // Whoever took this process for dead has put their own mark in its place.
-      const token = await readMark(path).catch(() => null)
-      if (token === held.token) await unlink(path).catch(() => {})
-    }
-    if (this.#marks.size === 0 && this.#heartbeat) {
+  async #release(uploadId: string, held: Held, path: string, done: () => void): Promise<void> {
+    this.#paths.delete(path)
+    await this.#marks.giveBack(held.mark, path)
+    this.#letGo(uploadId, held, done)
+  }
+
+  #letGo(uploadId: string, held: Held, done: () => void): void {
+    if (this.#paths.size === 0 && this.#heartbeat) {
       clearInterval(this.#heartbeat)
       this.#heartbeat = null
     }
-    dropToken(held.token)
     const holders = this.#held.get(uploadId)
     holders?.delete(held)
     if (holders?.size === 0) this.#held.delete(uploadId)
     done()
   }
 
-  /** Looks after making the own link, so that of two overlapping newcomers at least one sees the other. */
-  async #isAlone(folder: string, range: ByteRange, ownPath: string, ownToken: string): Promise<boolean> {
-    for (const name of await namesIn(folder)) {
-      const other = rangeOf(name)
-      const path = join(folder, name)
-      if (!other || path === ownPath || !overlaps(other, range)) continue
-      const mark = await markAt(path)
-      if (mark === null) continue
-      if (!isAlive(mark) && (await winsSteal(folder, mark.token, ownToken))) await rm(path, { force: true })
-      else {
-        await unlink(ownPath).catch(() => {})
-        return false
+  /** Makes the link, over the body of a dead holder if need be; `false` when a living one has it. */
+  async #makeLink(folder: string, mark: Mark, path: string): Promise<boolean> {
+    for (;;) {
+      try {
+        await makeFolder(folder, () => this.#marks.write(mark, path))
+        return true
+      } catch (error) {
+        if (!hasCode(error, 'EEXIST')) throw error
       }
+      const holder = await markAt(path)
+      if (holder === null) continue
+      if (isAlive(holder) || !(await winsSteal(folder, holder.token, mark))) return false
+      // Since we looked, somebody else may have taken that place, ended, and left it to a third, who is alive.
+      if ((await markAt(path))?.token !== holder.token) continue
+      const fresh = join(folder, `fresh-${randomBytes(8).toString('hex')}`)
+      await writeMark(mark.token, fresh)
+      await rename(fresh, path)
+      return true
     }
-    return true
   }
 }
 
-/** Makes the link, over the body of a dead holder if need be; `false` when a living one has it. */
-async function makeLink(folder: string, token: string, path: string): Promise<boolean> {
-  for (;;) {
-    try {
-      await makeFolder(folder, () => writeMark(token, path))
-      return true
-    } catch (error) {
-      if (!hasCode(error, 'EEXIST')) throw error
-    }
-    const holder = await markAt(path)
-    if (holder === null) continue
-    if (isAlive(holder) || !(await winsSteal(folder, holder.token, token))) return false
-    // Since we looked, somebody else may have taken that place, ended, and left it to a third, who is alive.
-    if ((await markAt(path))?.token !== holder.token) continue
-    const fresh = join(folder, `fresh-${randomBytes(8).toString('hex')}`)
-    await writeMark(token, fresh)
-    await rename(fresh, path)
-    return true
+/** Looks after making the own link, so that of two overlapping newcomers at least one sees the other. */
+async function isAlone(folder: string, range: ByteRange, ownPath: string, ownMark: Mark): Promise<boolean> {
+  for (const name of await namesIn(folder)) {
+    const other = rangeOf(name)
+    const path = join(folder, name)
+    if (!other || path === ownPath || !overlaps(other, range)) continue
+    const found = await markAt(path)
+    if (found === null) continue
+    if (isAlive(found) || !(await winsSteal(folder, found.token, ownMark))) return false
+    await rm(path, { force: true })
   }
+  return true
 }
 
 /**
  * Of all that find the same dead holder exactly one may take its place: the one whose mark, under a name made from the
  * holder's unique token, came first; or, when that one has died over it, the one that takes its place in turn.
  */
-async function winsSteal(folder: string, dead: string, token: string): Promise<boolean> {
+async function winsSteal(folder: string, dead: string, mark: Mark): Promise<boolean> {
   const path = join(folder, `stolen-${createHash('sha256').update(dead).digest('hex').slice(0, 32)}`)
+  // It stays there for as long as the upload.
+  mark.isSpent = true
   try {
-    await writeMark(token, path)
+    await writeMark(mark.token, path)
     return true
   } catch (error) {
     if (!hasCode(error, 'EEXIST')) throw error
   }
   const thief = await markAt(path)
-  if (thief === null || thief.token === token) return thief?.token === token
-  return !isAlive(thief) && winsSteal(folder, thief.token, token)
+  if (thief === null || thief.token === mark.token) return thief?.token === mark.token
+  return !isAlive(thief) && winsSteal(folder, thief.token, mark)
 }
 
 async function makeFolder(folder: string, action: () => Promise<void>): Promise<void> {
@@ -256,12 +259,6 @@ async function makeFolder(folder: string, action: () => Promise<void>): Promise<
   }
 }
 
-/** Windows wants a privilege for symbolic links; there it is a file, whose holder counts as alive until it is written. */
-const asFile = process.platform === 'win32'
-const writeMark = (token: string, path: string) =>
-  asFile ? writeFile(path, token, { flag: 'wx' }) : symlink(token, path)
-const readMark = (path: string) => (asFile ? readFile(path, 'utf8') : readlink(path))
-
 async function namesIn(folder: string): Promise<string[]> {
   try {
     return await readdir(folder)
@@ -269,26 +266,6 @@ async function namesIn(folder: string): Promise<string[]> {
     if (hasCode(error, 'ENOENT')) return []
     throw error
   }
-}
-
-interface Mark {
-  readonly token: string
-  /** Since it was made or touched, ms. */
-  readonly idle: number
-}
-
-async function markAt(path: string): Promise<Mark | null> {
-  try {
-    const [token, { mtimeMs }] = await Promise.all([readMark(path), lstat(path)])
-    return { token, idle: Date.now() - mtimeMs }
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return null
-    throw error
-  }
-}
-
-function isAlive(mark: Mark | null): boolean {
-  return mark !== null && !isDead(mark.token, mark.idle)
 }
 
 function isClaimName(name: string): boolean {

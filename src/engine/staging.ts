@@ -6,6 +6,7 @@
  *   staging/<upload id>/sums            CRC-32 and size of each chunk, 8 bytes at 8 × index
  *   staging/<upload id>/claims/         who touches which bytes
  *   staging/<upload id>/*.tmp           not yet anything
+ *   marks/                              marks of claims between two uses
  */
 import { randomBytes } from 'node:crypto'
 import { constants as flags } from 'node:fs'
@@ -55,6 +56,8 @@ export interface PositionalFile {
 
 export class Staging {
   readonly root: string
+  /** Where the marks of claims are parked. */
+  readonly marks: string
   readonly sums: ChunkSums
   readonly #spool: string
   readonly #durable: boolean
@@ -62,9 +65,10 @@ export class Staging {
 
   constructor(options: { tempDir: string; durability: Durability }) {
     this.root = join(options.tempDir, 'staging')
+    this.marks = join(options.tempDir, 'marks')
     this.#spool = join(options.tempDir, 'spool')
     this.#durable = options.durability === 'power'
-    this.#folder = new TempFolder(options.tempDir, [this.root, this.#spool], this.#durable)
+    this.#folder = new TempFolder(options.tempDir, [this.root, this.marks, this.#spool], this.#durable)
     this.sums = new ChunkSums((uploadId) => join(this.folderOf(uploadId), sums), this.#durable)
   }
 

@@ -78,6 +78,7 @@ export class Sweeper {
         })
       }
     })
+    await this.#attempt(counts, () => this.#parts.claims.sweep())
     for (const { uploadId, age } of await this.#folders()) {
       if (this.#parts.closing.aborted) return counts
       await this.#attempt(counts, () => this.#sweepFolder(uploadId, age - behind, counts))

@@ -97,7 +97,7 @@ export class Engine implements UploadEngine {
       options,
       sessions: new SessionUpdates(options.sessions),
       staging,
-      claims: new Claims((uploadId) => staging.claimsOf(uploadId)),
+      claims: new Claims((uploadId) => staging.claimsOf(uploadId), staging.marks),
       space: new TempSpace(staging, options.limits),
       firstBytes: new FirstBytes(
         () => this.#parts,
@@ -281,6 +281,7 @@ export class Engine implements UploadEngine {
     await this.#pieces.idle()
     clearTimeout(cut)
     this.#cutOff()
+    await this.#parts.claims.close()
     await this.#parts.options.locker.close?.()
     await this.#parts.options.sessions.close?.()
     await this.#parts.options.storage.close?.()

@@ -68,7 +68,7 @@ describe('a disk that fails', () => {
   it('under the lock of an upload is an outage to who asks for its offset [E01]', async () => {
     const { engine, tempDir, ref, append } = await anUpload()
     await append(0)
-    const lift = refuse(tempDir, 'EIO', ({ op }) => op === 'symlink')
+    const lift = refuse(tempDir, 'EIO', ({ op }) => op === 'symlink' || op === 'link')
     await expect(engine.retrieveOffset(ref)).rejects.toMatchObject({ status: 503 })
     await expect(append(10)).rejects.toMatchObject({ status: 503 })
     lift()

@@ -57,7 +57,7 @@ async function world(
         return isFirst
       },
     },
-    claims: { isBusy: async (id: string) => state.busy.has(id) },
+    claims: { isBusy: async (id: string) => state.busy.has(id), sweep: async () => {} },
     clock: () => state.now,
     uptime: () => state.now - start,
     closing: new AbortController().signal,
