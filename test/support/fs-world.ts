@@ -128,7 +128,9 @@ export class World {
       const engine = this.open({ clock: () => Date.now() + days * day })
       await engine.sweep()
     }
-    expect(await filesBelow(this.tempDir)).toEqual([])
+    // The engines that were left alone here live on, with a mark or two for the next claim.
+    const left = (await filesBelow(this.tempDir)).filter((name) => !name.startsWith('marks/'))
+    expect(left).toEqual([])
     expect(await readdir(join(this.tempDir, 'staging'))).toEqual([])
     expect(await this.objects()).toEqual(objects)
     if (this.storage instanceof MemoryStorageAdapter) expect(this.storage.openMultipartUploads()).toEqual([])
