@@ -85,6 +85,31 @@ describe('keys that lead elsewhere', () => {
       expect(await tree(sandbox)).toEqual(before)
     })
 
+    test('a folder that becomes a link after it was used is refused, and used again when it is a folder', async () => {
+      await store('used/a')
+      await store('used/b')
+      await fs.remove(join(directory, 'used'))
+      await symlink(join(sandbox, 'outside'), join(directory, 'used'))
+      await expect(store('used/c')).rejects.toMatchObject({ code: 'INVALID_KEY' })
+      expect(await readdir(join(sandbox, 'outside'))).toEqual(['secret'])
+      await fs.remove(join(directory, 'used'))
+      await store('used/d')
+      expect(await readdir(join(directory, 'used'))).toEqual(['d'])
+    })
+
+    test('a directory that is a link to another place now is used there', async () => {
+      const places = ['blue', 'green'].map((name) => join(sandbox, name))
+      for (const place of places) await mkdir(join(place, 'folder'), { recursive: true })
+      const link = join(sandbox, 'current')
+      await symlink(places[0] ?? '', link)
+      const switched = new LocalStorageAdapter({ directory: link })
+      await storeBytes(switched, 'folder/a')
+      await fs.remove(link)
+      await symlink(places[1] ?? '', link)
+      await storeBytes(switched, 'folder/b')
+      expect(await Promise.all(places.map((place) => readdir(join(place, 'folder'))))).toEqual([['a'], ['b']])
+    })
+
     test('remove does not follow a link out of the folder', async () => {
       await expect(adapter.remove('link/secret')).rejects.toMatchObject({ code: 'INVALID_KEY' })
       expect(await readFile(join(sandbox, 'outside', 'secret'), 'utf8')).toBe('secret')
