@@ -16,6 +16,8 @@ export const touchEvery = 30_000
 /** Whoever takes a living process for dead has waited for much longer, ms. */
 const youngFor = 5_000
 const mostParked = 256
+/** Or a sweep removes it, ms. */
+const neededWithin = 60_000
 /** What file systems without them answer. */
 const withoutHardLinks = ['EPERM', 'EOPNOTSUPP', 'ENOTSUP', 'ENOSYS', 'EXDEV']
 
@@ -93,9 +95,12 @@ export class ClaimMarks {
     for (const mark of this.#parked.splice(0)) await this.drop(mark)
   }
 
-  /** Removes what killed processes left in the parking place. */
+  /** Removes what killed processes left in the parking place, and what nobody here has needed for a while. */
   async sweep(): Promise<void> {
     if (!this.#parks || this.#folder === null) return
+    const idle = this.#parked.filter((mark) => since(mark.written) >= neededWithin)
+    this.#parked.splice(0, this.#parked.length, ...this.#parked.filter((mark) => !idle.includes(mark)))
+    for (const mark of idle) await this.drop(mark)
     for (const name of await readdir(this.#folder)) {
       const path = join(this.#folder, name)
       const found = await markAt(path)

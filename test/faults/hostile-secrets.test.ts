@@ -269,6 +269,8 @@ describe('a tempDir', () => {
       await client.write(await client.create(10), 0, bytes(5))
       const { stat } = await import('node:fs/promises')
       for (const entry of await readdir(tempDir, { recursive: true })) {
+        // Symbolic links have no mode.
+        if (entry.startsWith('marks/')) continue
         const { mode } = await stat(join(tempDir, entry))
         expect(mode & 0o077, entry).toBe(0)
       }

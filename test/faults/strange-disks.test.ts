@@ -221,6 +221,6 @@ describe('a disk that does not tell large letters from small ones, and decompose
       now += 2 * day
       await engine.sweep()
     }
-    expect(await filesBelow(tempDir)).toEqual([])
+    expect((await filesBelow(tempDir)).filter((name) => !name.startsWith('marks/'))).toEqual([])
   })
 })

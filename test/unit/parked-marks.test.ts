@@ -158,4 +158,16 @@ describe.runIf(process.platform === 'linux')('a mark whose work is done', () => 
     await world.claims.close()
     expect(await world.parked()).toEqual(['living'])
   })
+
+  it('is removed by a sweep when it was not needed for a minute', async () => {
+    const world = await table()
+    const { token } = await parkOne(world)
+    vi.setSystemTime(Date.now() + 59_000)
+    await world.claims.sweep()
+    expect(await world.parked()).toHaveLength(1)
+    vi.setSystemTime(Date.now() + 1_000)
+    await world.claims.sweep()
+    expect(await world.parked()).toEqual([])
+    expect(isDead(token)).toBe(true)
+  })
 })
