@@ -19,7 +19,7 @@ export interface Contender extends Contact {
 export interface Trial {
   readonly load: Load
   /** Done before, and not measured. */
-  readonly warmUp?: Load | undefined
+  readonly warmUp?: readonly Load[] | undefined
   /** How long S3 takes for each call, ms. */
   readonly latency?: number | undefined
 }
@@ -50,7 +50,7 @@ export interface Measurement {
 }
 
 export async function measure(contender: Contender, trial: Trial, place: Place): Promise<Measurement> {
-  const { load, warmUp } = trial
+  const { load, warmUp = [] } = trial
   const stage = await Stage.open(place.directory, contender.server)
   try {
     const sink = contender.server.endsWith('-s3') ? await startSink(stage, trial.latency ?? 0) : null
@@ -58,7 +58,7 @@ export async function measure(contender: Contender, trial: Trial, place: Place):
     const [serving] = await Promise.all([start(stage, contender, sink, place), answerOf<ClientMessage>(sending)])
     const { server: _, ...contact } = contender
     const run = (what: Load) => runClient(sending, { port: serving.port, contact, load: what })
-    if (warmUp) await run(warmUp)
+    for (const what of warmUp) await run(what)
     const callsBefore = sink ? (await storedIn(sink.child, [])).calls : {}
 
     const heapBefore = load.scenario === 'idle' ? await serving.heapBytes() : null

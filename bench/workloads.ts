@@ -46,6 +46,7 @@ export const sizes = {
   sessions: { standard: '10000', quick: '500', is: 'W6B: idle sessions' },
   'cut-size': { standard: '256M', quick: '64M', is: 'W7: size of the file' },
   'chunk-counts': { standard: '10,1000,10000', quick: '10,100,1000', is: 'W9: chunks of an upload' },
+  'warm-up': { standard: '64', quick: '4', is: 'files of 512 KiB that each server takes first, unmeasured' },
   latency: { standard: '0,30', quick: '0', is: 'S: how long S3 takes for a call, ms' },
 } as const
 
@@ -79,21 +80,26 @@ function file(size: number, chunkSize: number, more: Partial<Trial['load']> = {}
 
 const warmUpChunks = 8
 
-/** After some chunks that make Node compile what runs often, and load what it loads late. */
+/** Many small chunks, after which Node has compiled what runs often: servers run for days, not for a second. */
+function manyChunks(sizes: Sizes): Trial['load'] {
+  return { files: one(sizes['warm-up']), clients: 4, size: MiB / 2, chunkSize: MiB / 16 }
+}
+
+/** After some chunks of that size as well. */
 function oneFile(sizes: Sizes, name: SizeName, more: Partial<Trial['load']> = {}): Variant[] {
   const chunkSize = one(sizes['chunk-size'])
-  const warmUp = file(warmUpChunks * chunkSize, chunkSize)
+  const warmUp = [manyChunks(sizes), file(warmUpChunks * chunkSize, chunkSize)]
   return sizes[name].map((size) => ({ label: bytesText(size), load: file(size, chunkSize, more), warmUp }))
 }
 
-function manyClients(clients: number): Variant {
+function manyClients(sizes: Sizes, clients: number): Variant {
   const load = { files: clients, clients, size: 8 * MiB, chunkSize: MiB }
-  return { label: `${clients} × 8M`, load, warmUp: { ...load, files: 2, clients: 2 } }
+  return { label: `${clients} × 8M`, load, warmUp: [manyChunks(sizes), { ...load, files: 2, clients: 2 }] }
 }
 
-function smallFiles(files: number): Variant {
+function smallFiles(sizes: Sizes, files: number): Variant {
   const load = { files, clients: 16, size: 64 * 1024, chunkSize: 64 * 1024 }
-  return { label: `${files} × 64K`, load, warmUp: { ...load, files: 16 } }
+  return { label: `${files} × 64K`, load, warmUp: [manyChunks(sizes), { ...load, files: 16 }] }
 }
 
 /** The same with S3 behind, for each latency. */
@@ -144,7 +150,7 @@ export const comparisons = {
     base: 'chunk-files',
     ratios: ['speed', 'chunkP99'],
     figures: ['speed', 'cpu', 'chunkP50', 'chunkP99', 'peakRss'],
-    variants: (sizes) => [manyClients(one(sizes.clients))],
+    variants: (sizes) => [manyClients(sizes, one(sizes.clients))],
   },
   W4: {
     is: 'small files, 16 at a time',
@@ -152,7 +158,7 @@ export const comparisons = {
     base: 'pipe',
     ratios: ['files'],
     figures: ['files', 'cpuPerChunk', 'completion', 'peakRss'],
-    variants: (sizes) => [smallFiles(one(sizes.files))],
+    variants: (sizes) => [smallFiles(sizes, one(sizes.files))],
   },
   W5: {
     is: 'how long the completion takes',
@@ -167,7 +173,7 @@ export const comparisons = {
     variants: (sizes) =>
       oneFile(sizes, 'sparse-sizes', { lastOnly: true }).map((variant) => ({
         ...variant,
-        warmUp: { ...variant.load, files: warmUpChunks },
+        warmUp: [{ ...variant.load, files: warmUpChunks }],
       })),
   },
   W6: {
@@ -191,7 +197,7 @@ export const comparisons = {
         size: 8 * MiB,
         chunkSize: 1024,
       } as const
-      return [{ label: `${load.files} idle`, load, warmUp: { ...load, files: 200 } }]
+      return [{ label: `${load.files} idle`, load, warmUp: [{ ...load, files: 200 }] }]
     },
   },
   W7: {
@@ -217,7 +223,7 @@ export const comparisons = {
       const most = Math.max(...sizes['chunk-counts'])
       const of = (chunks: number, all: number) => file(chunks * 16_384, 16_384, { files: Math.ceil(all / chunks) })
       return sizes['chunk-counts'].map((chunks) => {
-        return { label: `${chunks} chunks`, load: of(chunks, most), warmUp: of(100, 1000) }
+        return { label: `${chunks} chunks`, load: of(chunks, most), warmUp: [of(100, 1000)] }
       })
     },
   },
@@ -247,7 +253,7 @@ export const comparisons = {
     base: 'relay-s3',
     ratios: ['speed', 'chunkP99'],
     figures: ['speed', 'cpu', 'chunkP50', 'chunkP99', 'peakRss', 's3Calls'],
-    variants: (sizes) => onS3(sizes.latency, [manyClients(quarter(sizes.clients))]),
+    variants: (sizes) => onS3(sizes.latency, [manyClients(sizes, quarter(sizes.clients))]),
   },
   S4: {
     is: 'W4 with S3 behind',
@@ -255,7 +261,7 @@ export const comparisons = {
     base: 'relay-s3',
     ratios: ['files'],
     figures: ['files', 'cpuPerChunk', 'completion', 's3Calls'],
-    variants: (sizes) => onS3(sizes.latency, [smallFiles(quarter(sizes.files))]),
+    variants: (sizes) => onS3(sizes.latency, [smallFiles(sizes, quarter(sizes.files))]),
   },
 } satisfies Record<string, Comparison>
 

@@ -9,7 +9,8 @@ import { expect, it } from 'vitest'
 import { tempFolder } from '../support/temp-folder.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
-const small = ['--sources', '--rounds', '1', '--size', '4M', '--chunk-size', '1M', '--clients', '3', '--files', '20']
+const sizes = ['--size', '4M', '--chunk-size', '1M', '--clients', '3', '--files', '20', '--warm-up', '2']
+const small = ['--sources', '--rounds', '1', ...sizes]
 
 interface Row {
   readonly workload: string
