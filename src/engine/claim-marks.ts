@@ -9,6 +9,7 @@
 import { randomBytes } from 'node:crypto'
 import { link, lstat, lutimes, readdir, readFile, readlink, rename, symlink, unlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { isMainThread } from 'node:worker_threads'
 import { dropToken, hasCode, isDead, takeToken } from './processes.ts'
 
 /** How often a mark is touched while its work goes on, ms. */
@@ -18,13 +19,17 @@ const youngFor = 5_000
 const mostParked = 256
 /** Or a sweep removes it, ms. */
 const neededWithin = 60_000
+/** A new name of a mark that was touched longer ago than this may look dead to somebody who judges by that, ms. */
+const lentWithin = 1_000
+/** What is not of this form was not made here. */
+const tokenForm = /^[\w-]*\.\d+\.\w+\.\d+\.\d+\.[0-9a-f]{8}$/
 /** What file systems without them answer. */
 const withoutHardLinks = ['EPERM', 'EOPNOTSUPP', 'ENOTSUP', 'ENOSYS', 'EXDEV']
 
 /** Windows wants a privilege for symbolic links; there it is a file, whose holder counts as alive until it is written. */
 const asFile = process.platform === 'win32'
-/** Elsewhere a hard link to a symbolic link leads to what that points to. */
-const canPark = process.platform === 'linux'
+/** Elsewhere a hard link to a symbolic link leads to what that points to; and nobody sees that another thread has ended. */
+const canPark = process.platform === 'linux' && isMainThread
 
 export interface Mark {
   readonly token: string
@@ -62,20 +67,26 @@ export class ClaimMarks {
 
   /** Makes the mark under this name. @throws EEXIST when there is one */
   async write(mark: Mark, path: string): Promise<void> {
+    // Before it is there: this process may be frozen just after.
+    mark.written = Date.now()
     const isLent = mark.parkedAs !== null && (await this.#lend(mark, mark.parkedAs, path))
     if (!isLent) await writeMark(mark.token, path)
-    mark.written = Date.now()
+  }
+
+  /** Whether it is still under this name: who was frozen meanwhile may have been taken for dead. */
+  async isStill(mark: Mark, path: string): Promise<boolean> {
+    return since(mark.written) < youngFor || isUnder(mark, path)
   }
 
   /** Removes the mark from under this name. It must not be used any more. */
   async giveBack(mark: Mark, path: string): Promise<void> {
-    if (since(mark.written) < youngFor) {
-      if (await this.#park(mark, path)) this.#parked.push(mark)
+    if (since(mark.written) < youngFor && (await this.#park(mark, path))) {
+      if (this.#parked.length < mostParked) this.#parked.push(mark)
       else await this.drop(mark)
       return
     }
     // Whoever took this process for dead has put their own mark in its place.
-    if ((await readMark(path).catch(() => null)) === mark.token) await unlink(path).catch(() => {})
+    if (await isUnder(mark, path)) await unlink(path).catch(() => {})
     await this.drop(mark)
   }
 
@@ -92,6 +103,7 @@ export class ClaimMarks {
   }
 
   async close(): Promise<void> {
+    this.#parks = false
     for (const mark of this.#parked.splice(0)) await this.drop(mark)
   }
 
@@ -103,8 +115,8 @@ export class ClaimMarks {
     for (const mark of idle) await this.drop(mark)
     for (const name of await readdir(this.#folder)) {
       const path = join(this.#folder, name)
-      const found = await markAt(path)
-      if (found && !isAlive(found)) await unlink(path).catch(() => {})
+      const found = await markAt(path).catch(() => null)
+      if (found && tokenForm.test(found.token) && !isAlive(found)) await unlink(path).catch(() => {})
     }
   }
 
@@ -112,35 +124,42 @@ export class ClaimMarks {
   async #lend(mark: Mark, parkedAs: string, path: string): Promise<boolean> {
     try {
       // A new name does not make it look newer to those who go by that.
-      if (since(mark.touched) >= touchEvery) {
+      if (since(mark.touched) >= lentWithin) {
+        const now = Date.now()
         await touch(parkedAs)
-        mark.touched = Date.now()
+        mark.touched = now
       }
       await link(parkedAs, path)
-      return true
     } catch (error) {
-      const cannotLink = withoutHardLinks.some((code) => hasCode(error, code))
-      // Cleaners of temporary folders remove what is old.
-      if (!cannotLink && !hasCode(error, 'ENOENT')) throw error
-      if (cannotLink) this.#parks = false
+      if (hasCode(error, 'EEXIST')) throw error
+      // Removed by a cleaner of temporary folders, refused, whatever: a mark of its own may still work.
+      if (withoutHardLinks.some((code) => hasCode(error, code))) this.#parks = false
       mark.parkedAs = null
       await unlink(parkedAs).catch(() => {})
       return false
     }
+    // Frozen meanwhile: under its new name it may have been taken for dead already.
+    if (since(mark.touched) >= touchEvery) throw Object.assign(new Error('The mark came too late.'), { code: 'EAGAIN' })
+    return true
   }
 
   /** Removes it from under this name. `false` when it cannot be parked, or the name may still be there. */
   async #park(mark: Mark, path: string): Promise<boolean> {
     const folder = this.#parks && !mark.isSpent && this.#parked.length < mostParked ? this.#folder : null
+    if (folder === null || !(await isUnder(mark, path))) return false
     try {
-      if (folder !== null && mark.parkedAs === null) {
-        const parkedAs = join(folder, randomBytes(8).toString('hex'))
-        await rename(path, parkedAs)
-        mark.parkedAs = parkedAs
-      } else await unlink(path)
-      return folder !== null
+      if (mark.parkedAs !== null) {
+        await unlink(path)
+        return true
+      }
+      const parkedAs = join(folder, randomBytes(8).toString('hex'))
+      await rename(path, parkedAs)
+      mark.parkedAs = parkedAs
+      if (await isUnder(mark, parkedAs)) return true
+      // Another came between the look and the move.
+      await link(parkedAs, path)
+      return false
     } catch {
-      await unlink(path).catch(() => {})
       return false
     }
   }
@@ -163,6 +182,10 @@ export function touch(path: string): Promise<void> {
 
 function readMark(path: string): Promise<string> {
   return asFile ? readFile(path, 'utf8') : readlink(path)
+}
+
+async function isUnder(mark: Mark, path: string): Promise<boolean> {
+  return (await readMark(path).catch(() => null)) === mark.token
 }
 
 export async function markAt(path: string): Promise<FoundMark | null> {

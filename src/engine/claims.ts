@@ -21,6 +21,7 @@ export interface Claim {
 interface Held {
   readonly range: ByteRange
   readonly mark: Mark
+  isOver: boolean
   readonly yieldRequested: () => void
   readonly released: Promise<void>
 }
@@ -52,7 +53,7 @@ export class Claims {
     try {
       if (!(await this.#makeLink(folder, mark, path))) {
         await this.#marks.giveBackUnused(mark)
-      } else if (await isAlone(folder, range, path, mark)) {
+      } else if ((await isAlone(folder, range, path, mark)) && (await this.#marks.isStill(mark, path))) {
         this.#keepAlive(path)
         return { range, release: () => this.#release(uploadId, held, path, done) }
       } else {
@@ -168,13 +169,15 @@ export class Claims {
     const released = new Promise<void>((resolve) => {
       done = resolve
     })
-    const held: Held = { range, mark, yieldRequested, released }
+    const held: Held = { range, mark, isOver: false, yieldRequested, released }
     const holders = this.#held.get(uploadId) ?? new Set()
     this.#held.set(uploadId, holders.add(held))
     return { held, done }
   }
 
   async #release(uploadId: string, held: Held, path: string, done: () => void): Promise<void> {
+    if (held.isOver) return
+    held.isOver = true
     this.#paths.delete(path)
     await this.#marks.giveBack(held.mark, path)
     this.#letGo(uploadId, held, done)
@@ -202,6 +205,8 @@ export class Claims {
       }
       const holder = await markAt(path)
       if (holder === null) continue
+      // The call that was refused had made it.
+      if (holder.token === mark.token) mark.isSpent = true
       if (isAlive(holder) || !(await winsSteal(folder, holder.token, mark))) return false
       // Since we looked, somebody else may have taken that place, ended, and left it to a third, who is alive.
       if ((await markAt(path))?.token !== holder.token) continue

@@ -60,8 +60,6 @@ export class LocalStorageAdapter implements StorageAdapter {
   /** Folders above the root with names that a power cut may still take. */
   readonly #unsynced = new Set<string>()
   #swept = false
-  /** Of the root, as it was last found. */
-  #realRoot: string | null = null
 
   /** @throws TypeError when an option cannot work. */
   constructor(options: LocalStorageOptions) {
@@ -203,18 +201,15 @@ export class LocalStorageAdapter implements StorageAdapter {
     return { folder, path: join(folder, segments.at(-1) ?? '') }
   }
 
-  /** Asks the disk once. A root or a folder that has become a link to another place has another real path. */
+  /** Asks the disk once: no link on the way to the folder, so it is in the root. */
   async #knownFolder(segments: readonly string[]): Promise<{ root: string; folder: string } | null> {
-    const root = this.#realRoot
-    if (root === null) return null
-    const inner = segments.slice(0, -1)
-    const folder = await realpathIfThere(join(this.#root, ...inner))
-    return folder === join(root, ...inner) ? { root, folder } : null
+    const path = join(this.#root, ...segments.slice(0, -1))
+    const folder = await realpathIfThere(path)
+    return folder === path ? { root: this.#root, folder } : null
   }
 
   async #madeFolder(segments: readonly string[]): Promise<{ root: string; folder: string }> {
     const root = await this.#makeRoot()
-    this.#realRoot = root
     return { root, folder: await this.#makeFolder(root, segments.slice(0, -1), this.#directoryMode) }
   }
 

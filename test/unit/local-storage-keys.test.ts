@@ -110,6 +110,21 @@ describe('keys that lead elsewhere', () => {
       expect(await Promise.all(places.map((place) => readdir(join(place, 'folder'))))).toEqual([['a'], ['b']])
     })
 
+    test('a link back into the place where the directory was before leads out of it now', async () => {
+      const [before, now] = ['before', 'now'].map((name) => join(sandbox, name)) as [string, string]
+      await mkdir(join(before, 'folder'), { recursive: true })
+      await mkdir(now)
+      const link = join(sandbox, 'current')
+      await symlink(before, link)
+      const switched = new LocalStorageAdapter({ directory: link })
+      await storeBytes(switched, 'folder/a')
+      await fs.remove(link)
+      await symlink(now, link)
+      await symlink(join(before, 'folder'), join(now, 'folder'))
+      await expect(storeBytes(switched, 'folder/b')).rejects.toMatchObject({ code: 'INVALID_KEY' })
+      expect(await readdir(join(before, 'folder'))).toEqual(['a'])
+    })
+
     test('remove does not follow a link out of the folder', async () => {
       await expect(adapter.remove('link/secret')).rejects.toMatchObject({ code: 'INVALID_KEY' })
       expect(await readFile(join(sandbox, 'outside', 'secret'), 'utf8')).toBe('secret')
