@@ -91,19 +91,26 @@ describe.runIf(process.platform === 'linux')('a mark', () => {
     },
   )
 
-  it('of somebody who came when the folder had been removed stays, and nobody works under its name', async () => {
-    const world = await table()
-    const claim = await world.a.claim('x', range)
-    await rm(world.folder, { recursive: true })
-    const living = await world.b.claim('x', range)
-    const token = await readlink(world.path)
-    await claim?.release()
-    expect(await world.c.claim('x', range)).toBeNull()
-    expect(await world.a.claim('x', elsewhere)).not.toBeNull()
-    expect(await readlink(join(world.folder, '500-600'))).not.toBe(token)
-    await living?.release()
-    expect(await world.d.claim('x', elsewhere)).toBeNull()
-  })
+  it.each([
+    ['new', false],
+    ['lent', true],
+  ])(
+    'of somebody who came when the folder had been removed stays, and nobody works under its name: beside a %s one',
+    async (_, isLent) => {
+      const world = await table()
+      if (isLent) await world.park()
+      const claim = await world.a.claim('x', range)
+      await rm(world.folder, { recursive: true })
+      const living = await world.b.claim('x', range)
+      const token = await readlink(world.path)
+      await claim?.release()
+      expect(await world.c.claim('x', range)).toBeNull()
+      expect(await world.a.claim('x', elsewhere)).not.toBeNull()
+      expect(await readlink(join(world.folder, '500-600'))).not.toBe(token)
+      await living?.release()
+      expect(await world.d.claim('x', elsewhere)).toBeNull()
+    },
+  )
 
   it('of somebody who came between the look and the move is put back', async () => {
     const world = await table()
