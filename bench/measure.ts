@@ -91,7 +91,7 @@ function difference(after: Counts, before: Counts): Counts {
 type Sink = { readonly child: ChildProcess; readonly endpoint: string }
 
 async function startSink(stage: Stage, latency: number): Promise<Sink> {
-  const child = stage.start('s3-sink.ts', [String(latency)])
+  const child = stage.start('s3-sink.ts', [String(latency), 'md5'])
   const ready = await answerOf<SinkMessage>(child)
   if (ready.type !== 'ready') throw new Error('the S3 sink gave no port')
   return { child, endpoint: `http://127.0.0.1:${ready.port}` }
