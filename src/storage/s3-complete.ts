@@ -4,6 +4,7 @@ import type { CompletedPart } from '@aws-sdk/client-s3'
 import type { S3Connection } from './s3-connection.ts'
 import { kindOf, ReceiptError, s3Error } from './s3-errors.ts'
 import { encodeMark, UPLOAD_ID_MARK } from './s3-headers.ts'
+import { isNamedBy } from './s3-object-sum.ts'
 import type { Held } from './s3-receipt.ts'
 
 export interface Completion {
@@ -19,14 +20,16 @@ export interface Completion {
 }
 
 /**
- * Resolves once the object is there, with our mark and our size.
+ * Resolves once the object is there.
  *
  * Neither a failure nor a success of CompleteMultipartUpload says enough: a lost answer may hide an object, and there
- * are servers that answer 200 to any multipart id when the key exists already. So it looks, always.
+ * are servers that answer 200 to any multipart id when the key exists already. So it looks for the object with our mark
+ * and our size, unless the answer names the object by the sum of exactly our parts.
  */
 export async function completeObject(connection: S3Connection, completion: Completion): Promise<void> {
   for (let attempt = 1; ; attempt++) {
-    const failure = await tryComplete(connection, completion)
+    const { failure, etag } = await tryComplete(connection, completion)
+    if (failure === null && isNamedBy(etag, completion.parts)) return
     const kind = failure === null ? null : kindOf(failure)
     if (kind === 'aborted' || kind === 'denied') throw failure
     let found: boolean
@@ -46,10 +49,16 @@ export async function completeObject(connection: S3Connection, completion: Compl
   }
 }
 
-async function tryComplete(connection: S3Connection, completion: Completion): Promise<unknown> {
+interface Answer {
+  /** `null`: a success. */
+  readonly failure: unknown
+  readonly etag?: string | undefined
+}
+
+async function tryComplete(connection: S3Connection, completion: Completion): Promise<Answer> {
   const { key, multipartId, parts, signal } = completion
   try {
-    await connection.call(
+    const { ETag } = await connection.call(
       'CompleteMultipartUpload',
       ({ client, sdk }, abortSignal) =>
         client.send(
@@ -64,9 +73,9 @@ async function tryComplete(connection: S3Connection, completion: Completion): Pr
       // Not repeated before a look: the object may be there already.
       { timeout: connection.settings.completeTimeout, repeat: false, signal },
     )
-    return null
-  } catch (error) {
-    return error
+    return { failure: null, etag: ETag }
+  } catch (failure) {
+    return { failure }
   }
 }
 

@@ -14,10 +14,6 @@ import type { Held } from './s3-receipt.ts'
 /** One part, in the SDK's words. */
 type PartName = Pick<UploadPartCommandInput, 'Bucket' | 'Key' | 'UploadId' | 'PartNumber'>
 
-interface ListedPart extends Omit<StoredPart, 'crc32'> {
-  readonly crc32: string | undefined
-}
-
 export class S3Multipart implements MultipartStorage {
   readonly minPartSize = S3_LIMITS.minPartSize
   readonly maxPartSize = S3_LIMITS.maxPartSize
@@ -96,47 +92,7 @@ export class S3Multipart implements MultipartStorage {
   }
 
   async listParts(upload: MultipartRef, signal?: AbortSignal): Promise<StoredPart[] | null> {
-    const parts = await this.#list(upload, signal)
-    return parts?.map(({ crc32, ...part }) => ({ ...part, crc32: numberOf(crc32) })) ?? null
-  }
-
-  async complete(upload: MultipartRef, parts: readonly StoredPart[], info: ObjectInfo): Promise<string> {
-    const key = this.#key(upload.fileKey)
-    const sorted = [...parts].sort((a, b) => a.partNumber - b.partNumber)
-    const completion = { key, multipartId: upload.multipartId, mark: info.uploadId, signal: info.signal }
-    const size = sorted.reduce((sum, part) => sum + part.size, 0)
-    // Parts without ETags: the caller knows that S3 no longer lists them, so there is nothing to complete.
-    if (sorted.some(({ etag }) => etag === '')) {
-      await findCompleted(this.#connection, { ...completion, size, parts: [] })
-      return this.#connection.url(key)
-    }
-    const checksums = await this.#checksums(upload, info.signal)
-    const named = sorted.map(({ partNumber, etag }) => {
-      const crc32 = checksums.get(partNumber)
-      return { PartNumber: partNumber, ETag: etag, ...(crc32 === undefined ? {} : { ChecksumCRC32: crc32 }) }
-    })
-    await completeObject(this.#connection, { ...completion, size, parts: named })
-    return this.#connection.url(key)
-  }
-
-  async abort(upload: { readonly fileKey: string; readonly multipartId: string | null }): Promise<void> {
-    const key = this.#key(upload.fileKey)
-    if (upload.multipartId === null) await abortAllOf(this.#connection, key)
-    else await abortOne(this.#connection, key, upload.multipartId)
-  }
-
-  /** CompleteMultipartUpload must repeat the checksums of parts that were sent with one. */
-  async #checksums(upload: MultipartRef, signal: AbortSignal | undefined): Promise<Map<number, string>> {
-    const found = new Map<number, string>()
-    if (!(await this.#connection.addsChecksums())) return found
-    for (const { partNumber, crc32 } of (await this.#list(upload, signal)) ?? []) {
-      if (crc32 !== undefined) found.set(partNumber, crc32)
-    }
-    return found
-  }
-
-  async #list(upload: MultipartRef, signal: AbortSignal | undefined): Promise<ListedPart[] | null> {
-    const parts: ListedPart[] = []
+    const parts: StoredPart[] = []
     let after: string | undefined
     try {
       for (;;) {
@@ -160,6 +116,30 @@ export class S3Multipart implements MultipartStorage {
       if (kindOf(error) === 'gone') return null
       throw error
     }
+  }
+
+  async complete(upload: MultipartRef, parts: readonly StoredPart[], info: ObjectInfo): Promise<string> {
+    const key = this.#key(upload.fileKey)
+    const sorted = [...parts].sort((a, b) => a.partNumber - b.partNumber)
+    const completion = { key, multipartId: upload.multipartId, mark: info.uploadId, signal: info.signal }
+    const size = sorted.reduce((sum, part) => sum + part.size, 0)
+    // Parts without ETags: the caller knows that S3 no longer lists them, so there is nothing to complete.
+    if (sorted.some(({ etag }) => etag === '')) {
+      await findCompleted(this.#connection, { ...completion, size, parts: [] })
+      return this.#connection.url(key)
+    }
+    // CompleteMultipartUpload must repeat the checksums of parts that were sent with one.
+    const named = sorted.map(({ partNumber, etag, crc32 }) => {
+      return { PartNumber: partNumber, ETag: etag, ...(crc32 === undefined ? {} : { ChecksumCRC32: textOf(crc32) }) }
+    })
+    await completeObject(this.#connection, { ...completion, size, parts: named })
+    return this.#connection.url(key)
+  }
+
+  async abort(upload: { readonly fileKey: string; readonly multipartId: string | null }): Promise<void> {
+    const key = this.#key(upload.fileKey)
+    if (upload.multipartId === null) await abortAllOf(this.#connection, key)
+    else await abortOne(this.#connection, key, upload.multipartId)
   }
 
   #key(fileKey: string): string {
@@ -266,10 +246,16 @@ function numberOf(crc32: string | undefined): number | undefined {
   return bytes.length === 4 ? bytes.readUInt32BE() : undefined
 }
 
-function readPart(part: Part): ListedPart {
+function textOf(crc32: number): string {
+  const bytes = Buffer.alloc(4)
+  bytes.writeUInt32BE(crc32)
+  return bytes.toString('base64')
+}
+
+function readPart(part: Part): StoredPart {
   const { PartNumber: partNumber, Size: size, ETag: etag, ChecksumCRC32: crc32 } = part
   if (partNumber === undefined || size === undefined || !etag) {
     throw s3Error('refused', new Error('ListParts: the answer has a part without number, size or ETag'))
   }
-  return { partNumber, size, etag, crc32 }
+  return { partNumber, size, etag, crc32: numberOf(crc32) }
 }

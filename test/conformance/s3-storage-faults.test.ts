@@ -41,7 +41,10 @@ const calls: Readonly<Record<string, (storage: S3StorageAdapter) => Promise<unkn
     expect(await storage.multipart.listParts(ref)).toEqual([])
   },
   CompleteMultipartUpload: (storage) => completeOne(storage, randomUUID()),
-  HeadObject: (storage) => completeOne(storage, randomUUID()),
+  HeadObject: (storage) => {
+    fx.double.namesObjects = false
+    return completeOne(storage, randomUUID())
+  },
   AbortMultipartUpload: async (storage) => {
     await storage.multipart.abort({
       fileKey: 'abort',

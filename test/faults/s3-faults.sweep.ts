@@ -75,6 +75,7 @@ describe.each(places)('$operation, request $nth and on', ({ operation, nth, faul
       const bucket = await sweepBucket(double, fault)
       const { server, client, keyOf, sweep, checkFailure, checkLogs, epilogue } = await sweepServer(double, bucket, {})
       double.pageSize = 2
+      double.namesObjects = operation !== 'HeadObject'
       const id = await client.start(sweepFile.length, { chunkSize: CHUNK })
       const key = await keyOf(id)
       const neighbours = await plantNeighbours(bucket, key)
