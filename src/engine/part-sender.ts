@@ -23,6 +23,8 @@ interface Sending {
   /** Of pieces in the storage: the parts that became whole here. What became whole with others is theirs to send. */
   readonly own: Set<number>
   again: boolean
+  /** Tells the run under way that there is more to send. */
+  wake: () => void
   failures: number
   retryAt: number
 }
@@ -66,6 +68,7 @@ export class PartSender {
     }
     if (state.running) {
       state.again = true
+      state.wake()
       return
     }
     if (this.#parts.uptime() < state.retryAt) return
@@ -123,7 +126,7 @@ export class PartSender {
 
   #stateOf(uploadId: string): Sending {
     const state = this.#sending.get(uploadId) ?? {
-      ...{ running: null, own: new Set<number>(), again: false, failures: 0, retryAt: 0 },
+      ...{ running: null, own: new Set<number>(), again: false, wake: () => {}, failures: 0, retryAt: 0 },
     }
     this.#sending.set(uploadId, state)
     return state
@@ -152,23 +155,58 @@ export class PartSender {
     const storage = this.#parts.options.storage.multipart
     const session = await this.#current(uploadId)
     if (!storage || !takesParts(session, completing)) return session
-    const whole = readyParts(session, settledRanges(session))
-    const state = this.#sending.get(uploadId)
-    const isTurn = (part: number) => completing || (state !== undefined && isOwn(session, state, part))
-    const ready = whole.filter((part) => isTurn(part) && mayLeave(this.#parts, session, part))
-    if (ready.length === 0) return session
+    if (this.#readyOf(session, completing).length === 0) return session
     const opened = await this.#opening.open(session)
-    const queue = ready.values()
-    const worker = async () => {
-      for (const partNumber of queue) {
-        await this.#withSlot(signal, () => this.#sendPart(storage, opened, partNumber, signal, completing))
-      }
-    }
-    const workers = Array.from({ length: Math.min(perUploadConcurrency, ready.length) }, worker)
-    // All are awaited even when one fails: none may go on behind the caller's back.
-    const failed = (await Promise.allSettled(workers)).find((result) => result.status === 'rejected')
-    if (failed) throw await this.explain(opened, failed.reason)
+    const send = (part: number) =>
+      this.#withSlot(signal, () => this.#sendPart(storage, opened, part, signal, completing))
+    const failures = await this.#sendEach(session, completing, send)
+    if (failures.length > 0) throw await this.explain(opened, failures[0])
     return this.#current(uploadId)
+  }
+
+  /** Some at a time, each once, also those that become whole meanwhile: a slow part holds up no others. */
+  async #sendEach(
+    session: UploadSession,
+    completing: boolean,
+    send: (partNumber: number) => Promise<void>,
+  ): Promise<readonly unknown[]> {
+    const begun = new Set<number>()
+    const under = new Set<Promise<void>>()
+    const failures: unknown[] = []
+    const isFull = () => under.size + failures.length >= perUploadConcurrency
+    try {
+      for (let latest = session; ; latest = await this.#current(session.id)) {
+        for (const part of this.#readyOf(latest, completing)) {
+          if (isFull()) break
+          if (begun.has(part)) continue
+          begun.add(part)
+          const sending = send(part)
+            .catch((error: unknown) => void failures.push(error))
+            .finally(() => under.delete(sending))
+          under.add(sending)
+        }
+        if (under.size === 0) return failures
+        await Promise.race(isFull() ? under : [...under, this.#poked(session.id)])
+      }
+    } finally {
+      // Also when one fails: none may go on behind the caller's back.
+      await Promise.all(under)
+    }
+  }
+
+  #poked(uploadId: string): Promise<void> {
+    return new Promise((resolve) => {
+      const state = this.#sending.get(uploadId)
+      if (state) state.wake = resolve
+    })
+  }
+
+  #readyOf(session: UploadSession, completing: boolean): number[] {
+    const state = this.#sending.get(session.id)
+    const isTurn = (part: number) => completing || (state !== undefined && isOwn(session, state, part))
+    return readyParts(session, settledRanges(session)).filter(
+      (part) => isTurn(part) && mayLeave(this.#parts, session, part),
+    )
   }
 
   async #sendPart(

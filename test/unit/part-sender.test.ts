@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { Aborter } from '../../src/engine/aborter.ts'
 import type { EngineParts } from '../../src/engine/engine-options.ts'
 import { MultipartOpening } from '../../src/engine/multipart-opening.ts'
@@ -139,6 +139,29 @@ describe('whole parts', () => {
     open()
     await sender.idle(id)
     expect(sorted(seen.sent)).toEqual([1, 2, 3, 4])
+  })
+
+  it('do not wait for a slow one that was begun before them', async () => {
+    const { sender, seen, state, stored, parts } = await world(upload(1))
+    const grow = async (whole: number) => {
+      const grown = await parts.sessions.update(id, (current) => ({ ...current, chunks: upload(whole).chunks }))
+      if (grown) sender.poke(grown)
+    }
+    let open: () => void = () => {}
+    state.gate = new Promise((resolve) => {
+      open = resolve
+    })
+    sender.poke(await stored())
+    await vi.waitFor(() => expect(state.under).toBe(1))
+    state.gate = null
+    for (const whole of [2, 4]) {
+      await grow(whole)
+      await vi.waitFor(() => expect(sorted(seen.sent)).toEqual(upTo(whole).slice(1)))
+    }
+    open()
+    await sender.idle(id)
+    expect(await stored()).toMatchObject({ sentParts: [[1, 4]] })
+    expect(seen).toMatchObject({ most: 2, opened: 1 })
   })
 
   it('that the storage does not take are told, and tried again after a pause that doubles up to half a minute', async () => {
