@@ -65,6 +65,12 @@ export interface MultipartStorage {
   /** The parts the storage holds, in order; `null` when the upload is no longer open (completed or aborted). */
   listParts(upload: MultipartRef, signal?: AbortSignal): Promise<StoredPart[] | null>
   /**
+   * The parts of which this very process knows that the storage has taken the bytes it sent, in order. When these are all, a
+   * completion asks for no list: so only storages have it whose `complete` refuses a part that is not there, or is not
+   * the one with this `etag` any more. Default: none are known.
+   */
+  sentParts?(upload: MultipartRef): readonly StoredPart[]
+  /**
    * Makes the object from exactly these parts and returns its URL. Called again after it succeeded it answers the
    * same URL (then `parts` carry sizes but no `etag`). When the upload is gone and no such object exists it throws an
    * error with the code `MULTIPART_GONE`; when it cannot tell, any other error. It never guesses.

@@ -39,19 +39,43 @@ export class PartJoiner {
   }
 
   /** The record says which parts were sent, the storage says which it holds: only when they agree is it complete. */
-  #joinParts(session: UploadSession, signal: AbortSignal): Promise<string> {
+  async #joinParts(session: UploadSession, signal: AbortSignal): Promise<string> {
     const expected = Array.from({ length: partCount(session) }, (_, i) => {
       const { start, end } = partRange(session, i + 1)
       return { partNumber: i + 1, size: end - start, etag: '' }
     })
-    return this.#join(session, expected, signal, async (listed) => {
-      const agrees = expected.every((part, i) => {
-        const held = listed[i]
-        return held?.partNumber === part.partNumber && held.size === part.size
+    return (
+      (await this.#joinSent(session, expected, signal)) ??
+      this.#join(session, expected, signal, async (listed) => {
+        if (!areAll(expected, listed)) throw await this.#disagreement(session, expected, listed)
+        await this.#requireRecorded(session, listed)
       })
-      if (!agrees || listed.length !== expected.length) throw await this.#disagreement(session, expected, listed)
-      await this.#requireRecorded(session, listed)
-    })
+    )
+  }
+
+  /**
+   * What this process has sent itself, and the storage confirmed, need not be listed: the storage makes the object of exactly
+   * these parts, or refuses. `null`: they are not known here, or it has others; then the list tells.
+   */
+  async #joinSent(
+    session: UploadSession,
+    expected: readonly StoredPart[],
+    signal: AbortSignal,
+  ): Promise<string | null> {
+    const { storage, storageTimeout } = this.#parts.options
+    // Pieces in the storage are sent by several nodes, and only a list shows whether a late one has replaced a part.
+    if (!storage.multipart?.sentParts || session.multipartId === null || session.staged === 'storage') return null
+    const ref = { fileKey: session.key, multipartId: session.multipartId }
+    const sent = storage.multipart.sentParts(ref)
+    if (!areAll(expected, sent)) return null
+    const limit = AbortSignal.any([signal, AbortSignal.timeout(storageTimeout)])
+    await stillOurs(this.#parts, session)
+    try {
+      return await withDeadline(storage.multipart.complete(ref, sent, objectInfo(session, limit)), limit)
+    } catch (error) {
+      if (toNexusUploaderError(error).status !== 502) throw error
+      return null
+    }
   }
 
   /**
@@ -148,4 +172,10 @@ export class PartJoiner {
     if (lost?.open) return new StorageError(undefined, { code: 'PARTS_DISAGREE', cause })
     return new UploadExpiredError({ cause })
   }
+}
+
+/** Number by number and size by size. */
+function areAll(expected: readonly StoredPart[], held: readonly StoredPart[]): boolean {
+  if (held.length !== expected.length) return false
+  return expected.every(({ partNumber, size }, i) => held[i]?.partNumber === partNumber && held[i]?.size === size)
 }

@@ -28,6 +28,12 @@ export interface CallOptions {
   repeat?: boolean
 }
 
+export interface Delivered<T extends Receipt> {
+  readonly receipt: T
+  /** The receipt itself says that S3 has exactly these bytes. */
+  readonly isProven: boolean
+}
+
 export class S3Connection {
   readonly settings: S3Settings
   readonly #receipts = new Receipts()
@@ -82,7 +88,7 @@ export class S3Connection {
     signal: AbortSignal | undefined,
     send: (newHash: () => Hash | null) => Promise<T>,
     look: () => Promise<Held>,
-  ): Promise<T> {
+  ): Promise<Delivered<T>> {
     // Those are checked by S3 itself.
     const addsChecksums = await this.addsChecksums()
     for (let attempt = 1; ; attempt++) {
@@ -92,8 +98,8 @@ export class S3Connection {
         return hash
       })
       try {
-        await this.#receipts.check(receipt, size, digestOf(hash), look)
-        return receipt
+        const isNamed = await this.#receipts.check(receipt, size, digestOf(hash), look)
+        return { receipt, isProven: isNamed || (addsChecksums && receipt.ChecksumCRC32 !== undefined) }
       } catch (error) {
         if (classify(error) !== 'unconfirmed' || attempt >= this.settings.maxAttempts) throw toS3Error(error, 'receipt')
       }

@@ -10,6 +10,7 @@ import { warnAboutLifecycle } from './s3-lifecycle.ts'
 import { S3_LIMITS } from './s3-options.ts'
 import { signUrl } from './s3-presign.ts'
 import type { Held } from './s3-receipt.ts'
+import { SentParts } from './s3-sent-parts.ts'
 
 /** One part, in the SDK's words. */
 type PartName = Pick<UploadPartCommandInput, 'Bucket' | 'Key' | 'UploadId' | 'PartNumber'>
@@ -21,6 +22,7 @@ export class S3Multipart implements MultipartStorage {
   readonly partSize: number
   readonly direct: DirectMultipart
   readonly #connection: S3Connection
+  readonly #sent = new SentParts()
 
   constructor(connection: S3Connection) {
     this.#connection = connection
@@ -70,7 +72,8 @@ export class S3Multipart implements MultipartStorage {
   async uploadPart(upload: MultipartRef, partNumber: number, body: PartBody, signal?: AbortSignal): Promise<void> {
     const target = { ...this.#target(upload.fileKey), UploadId: upload.multipartId, PartNumber: partNumber }
     const timeout = this.#connection.timeoutFor(body.size)
-    await this.#connection.deliver(
+    this.#sent.remove(upload.multipartId, partNumber)
+    const { receipt, isProven } = await this.#connection.deliver(
       body.size,
       signal,
       (newHash) =>
@@ -84,6 +87,13 @@ export class S3Multipart implements MultipartStorage {
         ),
       () => heldPart(this.#connection, target, signal),
     )
+    if (!isProven) return
+    const crc32 = numberOf(receipt.ChecksumCRC32)
+    this.#sent.add(upload.multipartId, { partNumber, size: body.size, etag: receipt.ETag ?? '', crc32 })
+  }
+
+  sentParts(upload: MultipartRef): readonly StoredPart[] {
+    return this.#sent.of(upload.multipartId)
   }
 
   #signPart(upload: MultipartRef, partNumber: number, lifetime: number): Promise<string> {
@@ -133,11 +143,13 @@ export class S3Multipart implements MultipartStorage {
       return { PartNumber: partNumber, ETag: etag, ...(crc32 === undefined ? {} : { ChecksumCRC32: textOf(crc32) }) }
     })
     await completeObject(this.#connection, { ...completion, size, parts: named })
+    this.#sent.forget(upload.multipartId)
     return this.#connection.url(key)
   }
 
   async abort(upload: { readonly fileKey: string; readonly multipartId: string | null }): Promise<void> {
     const key = this.#key(upload.fileKey)
+    if (upload.multipartId !== null) this.#sent.forget(upload.multipartId)
     if (upload.multipartId === null) await abortAllOf(this.#connection, key)
     else await abortOne(this.#connection, key, upload.multipartId)
   }

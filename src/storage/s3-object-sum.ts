@@ -13,7 +13,8 @@ export function isNamedBy(etag: string | undefined, parts: readonly { readonly E
   try {
     const hash = createHash('md5')
     for (const tag of tags) hash.update(tag, 'hex')
-    return bare(etag) === `${hash.digest('hex')}-${tags.length}`
+    const name = `${hash.digest('hex')}-${tags.length}`
+    return bare(etag) === name
   } catch {
     // No MD5 is to be had here.
     return false

@@ -7,6 +7,7 @@ export interface Receipt {
   readonly ETag?: string | undefined
   readonly ServerSideEncryption?: string | undefined
   readonly SSECustomerAlgorithm?: string | undefined
+  readonly ChecksumCRC32?: string | undefined
 }
 
 /** What S3 says it holds. */
@@ -31,19 +32,20 @@ export class Receipts {
   }
 
   /**
-   * Resolves when nothing speaks against S3 having `size` bytes with this MD5. `look` asks what it holds.
+   * Resolves when nothing speaks against S3 having `size` bytes with this MD5: to `true` when the receipt itself says that it
+   * has them. `look` asks what it holds.
    * @throws ReceiptError when it does not: send them again
    */
-  async check(receipt: Receipt, size: number, md5: string | null, look: () => Promise<Held>): Promise<void> {
+  async check(receipt: Receipt, size: number, md5: string | null, look: () => Promise<Held>): Promise<boolean> {
     if (!receipt.ETag) throw new ReceiptError('the answer has no ETag')
-    if (md5 === null || !hasSum(receipt)) return
+    if (md5 === null || !hasSum(receipt)) return false
     if (isSum(receipt.ETag, md5)) {
       this.#areSums = true
-      return
+      return true
     }
     const held = await look().catch((error: unknown) => this.#unseen(error))
-    if (held === null || isSum(held.etag, md5)) return
-    if (held.size === size && !this.#areSums && this.#hasDoubted) return
+    if (held === null || isSum(held.etag, md5)) return false
+    if (held.size === size && !this.#areSums && this.#hasDoubted) return false
     this.#hasDoubted = true
     throw new ReceiptError(`S3 holds ${held.size} bytes of ${size}, or other ones: the ETag is another`)
   }

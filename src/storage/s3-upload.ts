@@ -101,12 +101,12 @@ export class StreamUpload {
   }
 
   /** PutObject or UploadPart; the type stands for both. Their bodies are in memory. */
-  #deliver(command: PutCommand): Promise<object> {
+  async #deliver(command: PutCommand): Promise<object> {
     const { input } = command
     const body = input.Body as Uint8Array | undefined
     const size = body?.byteLength ?? 0
     const { signal } = this.#stop
-    return this.#connection.deliver(
+    const { receipt } = await this.#connection.deliver(
       size,
       signal,
       (newHash) => {
@@ -122,6 +122,7 @@ export class StreamUpload {
           ? heldPart(this.#connection, input as UploadPartCommandInput, signal)
           : heldObject(this.#connection, this.#target.key, signal),
     )
+    return receipt
   }
 
   /** Does not listen to the signal: only who learns the id can clean up. */

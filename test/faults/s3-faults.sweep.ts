@@ -9,6 +9,7 @@ import { survived } from '../support/fault-points.ts'
 import { sha256 } from '../support/random.ts'
 import { S3Double } from '../support/s3-double.ts'
 import {
+  asking,
   bodyLies,
   bounded,
   CHUNK,
@@ -73,7 +74,11 @@ describe.each(places)('$operation, request $nth and on', ({ operation, nth, faul
     '$name: nothing is lost, nothing is claimed [F01, F02, F03, F05, F06, F08, F09, F12, F13]',
     async (fault) => {
       const bucket = await sweepBucket(double, fault)
-      const { server, client, keyOf, sweep, checkFailure, checkLogs, epilogue } = await sweepServer(double, bucket, {})
+      const { server, client, keyOf, sweep, checkFailure, checkLogs, epilogue } = await sweepServer(
+        double,
+        bucket,
+        asking(operation, bucket),
+      )
       double.pageSize = 2
       double.namesObjects = operation !== 'HeadObject'
       const id = await client.start(sweepFile.length, { chunkSize: CHUNK })

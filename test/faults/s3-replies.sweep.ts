@@ -5,6 +5,7 @@ import { seeded, sha256 } from '../support/random.ts'
 import { S3Double } from '../support/s3-double.ts'
 import type { OrderedFault } from '../support/s3-fault.ts'
 import {
+  asking,
   bounded,
   CHUNK,
   plantNeighbours,
@@ -66,7 +67,11 @@ const statuses = [200, 206, 404, 500] as const
 async function upload(name: string, operation: string, orders: readonly OrderedFault[]): Promise<void> {
   const fault: SweepFault = { name, order: { status: 'reply' } }
   const bucket = await sweepBucket(double, fault)
-  const { client, keyOf, checkFailure, checkLogs, epilogue } = await sweepServer(double, bucket, {})
+  const { client, keyOf, checkFailure, checkLogs, epilogue } = await sweepServer(
+    double,
+    bucket,
+    asking(operation, bucket),
+  )
   const id = await client.start(sweepFile.length, { chunkSize: CHUNK })
   const neighbours = await plantNeighbours(bucket, await keyOf(id))
   for (const order of orders) double.fail(operation, order)

@@ -7,6 +7,7 @@ import { nativeClient } from '../support/native-client.ts'
 import { bytes, cut, sha256 } from '../support/random.ts'
 import { S3Double } from '../support/s3-double.ts'
 import {
+  afterRestart,
   CHUNK,
   plantNeighbours,
   type SweepFault,
@@ -42,7 +43,7 @@ it('a file of 2500 parts is joined from all pages of the list, and not at all wh
   const { adapter, bucket } = await sweepBucket(double, none)
   const size = 1_000
   const file = bytes(2_499 * size + 17, 4)
-  const server = await testServer({ storage: withParts(adapter, size), maxChunkSize: 1_000_000 })
+  const server = await testServer({ storage: afterRestart(withParts(adapter, size)), maxChunkSize: 1_000_000 })
   const client = nativeClient(server.url)
   const id = await client.start(file.length)
   const { key } = await server.middleware.engine.get({ uploadId: id, protocol: 'native' })

@@ -233,3 +233,63 @@ describe('an S3 that fails', () => {
     expect(await objects()).toEqual([])
   })
 })
+
+describe('a completion of parts that are in S3 already', () => {
+  beforeEach(() => use(doubleTarget()))
+  const file = bytes(16 * MiB + 5)
+
+  /** Two processes on one temp folder, of which the first has sent every part. */
+  async function sentByFirst() {
+    const first = testEngine({ storage: adapter({ partSize: 5 * MiB }) })
+    const second = testEngine({ storage: adapter({ partSize: 5 * MiB }), tempDir: first.tempDir })
+    const id = await first.client.create(file.length, { chunkSize: 5 * MiB })
+    for (const [index, data] of cut(file, 5 * MiB).entries()) await first.client.write(id, index, data)
+    await until(async () => (await first.client.get(id)).sentParts.flat().join() === '1,4')
+    if (target.double) target.double.requests.length = 0
+    return { first: first.client, second: second.client, id }
+  }
+  const asked = () => target.double?.requests.map(({ op }) => op)
+
+  it('is one call for the process that has sent them, and needs a list from any other', async () => {
+    const own = await sentByFirst()
+    expect(await stored((await own.first.complete(own.id)).key)).toBe(sha256(file))
+    expect(asked()?.filter((op) => op !== 'GetObject')).toEqual(['CompleteMultipartUpload'])
+    const foreign = await sentByFirst()
+    expect(await stored((await foreign.second.complete(foreign.id)).key)).toBe(sha256(file))
+    expect(asked()?.filter((op) => op !== 'GetObject')).toEqual(['ListParts', 'CompleteMultipartUpload'])
+  })
+
+  it.each(['lost-response', 'ok', 'error-in-200', 503, 'InvalidPart'] as const)(
+    'by both processes at once is one object, when S3 answers %s to the first [C06, F03]',
+    async (status) => {
+      const { first, second, id } = await sentByFirst()
+      target.double?.fail('CompleteMultipartUpload', { status, delayMs: 100 })
+      const answers = await Promise.all([first, second, first].map((client) => client.complete(id)))
+      expect(new Set(answers.map(({ url }) => url)).size).toBe(1)
+      expect(await objects()).toEqual([answers[0]?.key])
+      expect(await stored(answers[0]?.key ?? '')).toBe(sha256(file))
+      expect(await openUploads()).toBe(0)
+    },
+  )
+
+  it('ends the upload when S3 has lost one of them: no object is made without it', async () => {
+    const { first, id } = await sentByFirst()
+    const [upload] = target.double?.openUploads(target.bucket) ?? []
+    upload?.parts.delete(2)
+    await expect(first.complete(id)).rejects.toMatchObject({ code: 'UPLOAD_EXPIRED' })
+    expect(asked()?.slice(0, 2)).toEqual(['CompleteMultipartUpload', 'HeadObject'])
+    expect(await objects()).toEqual([])
+  })
+
+  it('finds the object that another process made of them, also when S3 no longer knows the parts [F13]', async () => {
+    const { first, id } = await sentByFirst()
+    // Its answer is lost, and so is every look: the completion fails, and is asked for again.
+    target.double?.fail('CompleteMultipartUpload', { status: 'lost-response' })
+    target.double?.fail('HeadObject', { status: 503, times: 4 })
+    await expect(first.complete(id)).rejects.toMatchObject({ status: 503 })
+    target.double?.recover()
+    const { key } = await first.complete(id)
+    expect(await stored(key)).toBe(sha256(file))
+    expect(await objects()).toEqual([key])
+  })
+})

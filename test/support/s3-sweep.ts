@@ -4,6 +4,7 @@ import { inspect } from 'node:util'
 import { expect } from 'vitest'
 import type { ChunkedUploadConfig } from '../../src/protocols/native/create-chunked-upload-middleware.ts'
 import { S3StorageAdapter } from '../../src/storage/s3-storage.ts'
+import type { StorageAdapter } from '../../src/types.ts'
 import { epilogue } from './epilogue.ts'
 import { type Answer, nativeClient } from './native-client.ts'
 import { bytes, cut, sha256 } from './random.ts'
@@ -11,9 +12,9 @@ import { DoubleBucket } from './s3-bucket.ts'
 import type { S3Double } from './s3-double.ts'
 import type { OrderedFault } from './s3-fault.ts'
 import { testServer } from './server.ts'
-import { withParts } from './small-parts.ts'
+import { afterRestart, withParts } from './small-parts.ts'
 
-export { withParts } from './small-parts.ts'
+export { afterRestart, withParts } from './small-parts.ts'
 
 /** Small parts, so that hundreds of uploads are quick. The rest is the adapter as it is. */
 export const PART = 48_000
@@ -87,6 +88,14 @@ export async function sweepBucket(double: S3Double, { order }: SweepFault) {
   return { bucket, content, adapter, names }
 }
 
+/** Options of a server that asks S3 for what is about to fail: else it lists only what it has not sent itself. */
+export function asking(
+  operation: string,
+  { adapter }: SweepBucket,
+): ChunkedUploadConfig & { storage?: StorageAdapter } {
+  return operation === 'ListParts' ? { storage: afterRestart(withParts(adapter, PART)) } : {}
+}
+
 export type SweepBucket = Awaited<ReturnType<typeof sweepBucket>>
 
 /** An object and a multipart upload of somebody else under each key beside ours. */
@@ -134,7 +143,7 @@ async function storedBytes(text: string) {
 export async function sweepServer(
   double: S3Double,
   { bucket, adapter, names }: SweepBucket,
-  more: ChunkedUploadConfig,
+  more: ChunkedUploadConfig & { readonly storage?: StorageAdapter },
 ) {
   const clock = { ahead: 0 }
   const server = await testServer({

@@ -15,8 +15,15 @@ export function withParts(adapter: S3StorageAdapter, partSize: number, minPartSi
       create: (...args) => multipart.create(...args),
       uploadPart: (...args) => multipart.uploadPart(...args),
       listParts: (...args) => multipart.listParts(...args),
+      ...(multipart.sentParts && { sentParts: (upload) => multipart.sentParts?.(upload) ?? [] }),
       complete: (...args) => multipart.complete(...args),
       abort: (...args) => multipart.abort(...args),
     },
   }
+}
+
+/** The storage as a process finds it that has not sent the parts itself. */
+export function afterRestart(storage: StorageAdapter): StorageAdapter {
+  const { multipart } = storage
+  return multipart ? { ...storage, multipart: { ...multipart, sentParts: () => [] } } : storage
 }

@@ -4,7 +4,7 @@ import type { EngineParts } from '../../src/engine/engine-options.ts'
 import { PartJoiner } from '../../src/engine/part-joiner.ts'
 import type { PartSender } from '../../src/engine/part-sender.ts'
 import { SessionUpdates } from '../../src/engine/session-updates.ts'
-import { StorageError } from '../../src/errors.ts'
+import { StorageError, StorageUnavailableError } from '../../src/errors.ts'
 import { MemorySessionStore } from '../../src/sessions/memory-session-store.ts'
 import type { StoredPart, UploadSession } from '../../src/types.ts'
 import { uploadRecord } from '../support/records.ts'
@@ -42,6 +42,7 @@ async function world(record: UploadSession, listed: readonly StoredPart[] | null
     complete: async (): Promise<string> => 'url',
     onList: async () => {},
     sent: record,
+    known: [] as readonly StoredPart[],
   }
   const multipart = {
     listParts: async (ref: unknown) => {
@@ -53,6 +54,7 @@ async function world(record: UploadSession, listed: readonly StoredPart[] | null
       seen.completed.push(given)
       return state.complete()
     },
+    sentParts: () => state.known,
   }
   const read = async () => {
     seen.sums += 1
@@ -132,6 +134,91 @@ describe('parts that are all there', () => {
     const joining = joiner.sendAndJoin(sent(), stop.signal)
     setImmediate(() => stop.abort())
     await expect(joining).rejects.toMatchObject({ status: 503 })
+  })
+})
+
+describe('parts that this process has sent all, and knows to be there', () => {
+  const named = [part(1), part(2), part(3, 5)].map((one) => ({ ...one, etag: `own ${one.etag}` }))
+
+  it('become the object without a list of them', async () => {
+    const { join, seen, state } = await world(sent(), all)
+    state.known = named
+    expect(await join()).toBe('url')
+    expect(seen.listed).toEqual([])
+    expect(seen.completed).toEqual([
+      [{ fileKey: 'key', multipartId: 'm' }, named, expect.objectContaining({ uploadId: id })],
+    ])
+  })
+
+  it.each([
+    ['one is not known', named.slice(1)],
+    ['one has another size', [part(1), part(2), part(3)]],
+    ['there is one more', [...named, part(4)]],
+    ['none is known', []],
+  ])('are listed when %s', async (_, known) => {
+    const { join, seen, state } = await world(sent(), all)
+    state.known = known
+    expect(await join()).toBe('url')
+    expect(seen.listed).toHaveLength(1)
+    expect(seen.completed.map((given) => given[1])).toEqual([all])
+  })
+
+  it('are listed when they are made of pieces in the storage: another node may have sent one once more', async () => {
+    const { join, seen, state } = await world(sent({ staged: 'storage' }), all)
+    state.known = named
+    expect(await join()).toBe('url')
+    expect(seen.listed).toHaveLength(1)
+    expect(seen.completed.map((given) => given[1])).toEqual([all])
+  })
+
+  it('are listed when the storage refuses them, and only what it holds is joined', async () => {
+    const { join, seen, state } = await world(sent(), all)
+    state.known = named
+    let tries = 0
+    state.complete = async () => {
+      tries += 1
+      if (tries === 1) throw new StorageError('refused')
+      return 'url'
+    }
+    expect(await join()).toBe('url')
+    expect(seen.completed.map((given) => given[1])).toEqual([named, all])
+    const lost = await world(sent(), [part(1), part(2)])
+    lost.state.known = named
+    lost.state.complete = () => Promise.reject(new StorageError('refused'))
+    await expect(lost.join()).rejects.toMatchObject({ code: 'UPLOAD_EXPIRED' })
+    expect(lost.seen.completed).toHaveLength(1)
+  })
+
+  it('wait for another try when the storage is out of reach', async () => {
+    const { join, seen, state, stored } = await world(sent(), all)
+    state.known = named
+    state.complete = () => Promise.reject(new StorageUnavailableError())
+    await expect(join()).rejects.toMatchObject({ status: 503 })
+    expect(seen).toMatchObject({ listed: [], completed: [expect.anything()] })
+    expect(await stored()).toMatchObject({ state: 'completing', sentParts: [[1, 3]] })
+  })
+
+  it('are not joined by who has lost the upload to somebody else, neither at first nor after a refusal', async () => {
+    const { join, change, seen, state } = await world(sent(), all)
+    state.known = named
+    await change({ completing: { by: 'they', until: 9 } })
+    await expect(join()).rejects.toMatchObject({ code: 'UPLOAD_LOCKED' })
+    expect(seen).toMatchObject({ listed: [], completed: [] })
+    await change({ completing: lease })
+    state.complete = async () => {
+      await change({ completing: { by: 'they', until: 9 } })
+      throw new StorageError('refused')
+    }
+    await expect(join()).rejects.toMatchObject({ code: 'UPLOAD_LOCKED' })
+    expect(seen).toMatchObject({ listed: [], completed: [expect.anything()] })
+  })
+
+  it('are not waited for without end when the storage does not answer', async () => {
+    const { join, state, options } = await world(sent(), all)
+    options.storageTimeout = 20
+    state.known = named
+    state.complete = () => new Promise<never>(() => {})
+    await expect(join()).rejects.toMatchObject({ code: 'STORAGE_TIMEOUT', status: 504 })
   })
 })
 
