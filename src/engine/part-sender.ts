@@ -168,11 +168,17 @@ export class PartSender {
   async #sendEach(
     session: UploadSession,
     completing: boolean,
-    send: (partNumber: number) => Promise<void>,
+    send: (partNumber: number) => Promise<boolean>,
   ): Promise<readonly unknown[]> {
     const begun = new Set<number>()
     const under = new Set<Promise<void>>()
     const failures: unknown[] = []
+    // Somebody was still at them. Whoever it was pokes when they are done.
+    const skipped = new Set<number>()
+    const again = () => {
+      for (const part of skipped) begun.delete(part)
+      skipped.clear()
+    }
     const isFull = () => under.size + failures.length >= perUploadConcurrency
     try {
       for (let latest = session; ; latest = await this.#current(session.id)) {
@@ -181,12 +187,16 @@ export class PartSender {
           if (begun.has(part)) continue
           begun.add(part)
           const sending = send(part)
-            .catch((error: unknown) => void failures.push(error))
+            .then(
+              (isSent) => (isSent ? again() : void skipped.add(part)),
+              (error: unknown) => void failures.push(error),
+            )
             .finally(() => under.delete(sending))
           under.add(sending)
         }
         if (under.size === 0) return failures
-        await Promise.race(isFull() ? under : [...under, this.#poked(session.id)])
+        const poked = this.#poked(session.id, again)
+        await Promise.race(isFull() ? under : [...under, poked])
       }
     } finally {
       // Also when one fails: none may go on behind the caller's back.
@@ -194,10 +204,14 @@ export class PartSender {
     }
   }
 
-  #poked(uploadId: string): Promise<void> {
+  #poked(uploadId: string, then: () => void): Promise<void> {
     return new Promise((resolve) => {
       const state = this.#sending.get(uploadId)
-      if (state) state.wake = resolve
+      if (!state) return
+      state.wake = () => {
+        then()
+        resolve()
+      }
     })
   }
 
@@ -209,16 +223,17 @@ export class PartSender {
     )
   }
 
+  /** `false` when it could not be sent now, or the record does not count it. */
   async #sendPart(
     storage: MultipartStorage,
     opened: UploadSession,
     partNumber: number,
     signal: AbortSignal,
     completing: boolean,
-  ): Promise<void> {
+  ): Promise<boolean> {
     const { id, key, multipartId } = opened
     const taken = await this.sourceOf(opened).take(id, partNumber, signal, completing)
-    if (!taken) return
+    if (!taken) return false
     try {
       const { body } = taken
       const ref = { fileKey: key, multipartId: multipartId ?? '' }
@@ -226,9 +241,10 @@ export class PartSender {
       const stored = await this.#parts.sessions.update(id, (current) =>
         current.multipartId === multipartId ? taken.count(current) : current,
       )
-      if (!stored || !spansInclude(stored.sentParts, partNumber)) return
+      if (!stored || !spansInclude(stored.sentParts, partNumber)) return false
       await taken.sent()
       this.#parts.emit('part', { session: stored, partNumber, size: body.size })
+      return true
     } finally {
       await taken.release()
     }
@@ -267,12 +283,12 @@ export class PartSender {
     return withDeadline(call(limit), limit)
   }
 
-  async #withSlot(signal: AbortSignal, task: () => Promise<void>): Promise<void> {
+  async #withSlot<Result>(signal: AbortSignal, task: () => Promise<Result>): Promise<Result> {
     if (this.#free === 0) await new Promise<void>((resolve) => this.#waiting.push(resolve))
     else this.#free -= 1
     try {
       signal.throwIfAborted()
-      await task()
+      return await task()
     } finally {
       const next = this.#waiting.shift()
       if (next) next()

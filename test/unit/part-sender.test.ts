@@ -164,6 +164,27 @@ describe('whole parts', () => {
     expect(seen).toMatchObject({ most: 2, opened: 1 })
   })
 
+  it('at which somebody still is are sent in the same run, as soon as those are done', async () => {
+    const { sender, seen, state, stored, parts } = await world(upload(2))
+    let open: () => void = () => {}
+    state.gate = new Promise((resolve) => {
+      open = resolve
+    })
+    const held = vi.spyOn(parts.claims, 'claim').mockResolvedValueOnce(null)
+    sender.poke(await stored())
+    await vi.waitFor(() => expect(state.under).toBe(1))
+    await vi.waitFor(() => expect(held).toHaveBeenCalledTimes(2))
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    expect(held).toHaveBeenCalledTimes(2)
+    state.gate = null
+    sender.poke(await stored())
+    await vi.waitFor(() => expect(seen.sent).toEqual([1]))
+    open()
+    await sender.idle(id)
+    expect(seen.sent).toEqual([1, 2])
+    expect(seen.opened).toBe(1)
+  })
+
   it('that the storage does not take are told, and tried again after a pause that doubles up to half a minute', async () => {
     const { sender, seen, state, stored } = await world(upload(1))
     const failure = new Error('failure')
