@@ -1,10 +1,10 @@
-import nodeFs from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { fromFileSystemError, StorageUnavailableError } from '../errors.ts'
 import type { Durability, SessionRecord, SessionStore } from '../types.ts'
 import { checkSameDirectory, type DirectoryIdentity, openPrivateDirectory } from './private-directory.ts'
 import { SessionCache } from './session-cache.ts'
-import { hasCode, type SessionFileSystem, SessionFiles } from './session-files.ts'
+import { hasCode, nodeFileSystem, type SessionFileSystem } from './session-file-system.ts'
+import { SessionFiles } from './session-files.ts'
 import { type FoundRecord, SessionFolders } from './session-folders.ts'
 import { type IndexEntry, SessionIndex } from './session-index.ts'
 import { JournalDamage, JournalNewer } from './session-journal.ts'
@@ -54,7 +54,7 @@ export class FileSessionStore implements SessionStore {
 
   /** @throws TypeError when an option is not usable */
   constructor(options: FileSessionStoreOptions) {
-    const { directory, durability = 'process', fs = nodeFs, journalLimit = defaultJournalLimit } = options
+    const { directory, durability = 'process', fs = nodeFileSystem, journalLimit = defaultJournalLimit } = options
     if (typeof directory !== 'string' || directory === '') {
       throw new TypeError(`directory must be the path of a folder, not ${JSON.stringify(directory)}`)
     }
@@ -78,6 +78,7 @@ export class FileSessionStore implements SessionStore {
       const found = await this.#withDirectory(() => this.#folders.place(key, json))
       if (found === null) return false
       this.#remember(found)
+      await this.#letGoOfEnded(found)
       return true
     })
   }
@@ -101,6 +102,7 @@ export class FileSessionStore implements SessionStore {
         else if (await this.#folders.append(found, 'r', version, json)) {
           this.#remember(found)
           await this.#compact(found)
+          await this.#letGoOfEnded(found)
           return true
         } else if (found.journal.status === 'live' && found.journal.version !== expectedVersion) return false
         else this.#cache.delete(id)
@@ -154,10 +156,15 @@ export class FileSessionStore implements SessionStore {
     }
   }
 
-  /** Waits for what is under way. There is nothing else to give back: no file stays open between calls. */
+  /**
+   * Waits for what is under way and closes the files that were kept open: those of at most 128 records that were changed
+   * in the last seconds. Without it they are closed soon, and they keep no process alive.
+   */
   async close(): Promise<void> {
+    this.#files.handles.refuse()
     await Promise.all(this.#tails.values())
     this.#cache.clear()
+    await this.#files.handles.close()
   }
 
   /** Where the record is now. One that is still at `version` as far as we know is not looked at again. */
@@ -165,7 +172,10 @@ export class FileSessionStore implements SessionStore {
     const cached = this.#cache.get(id)
     if (cached !== undefined) {
       if (cached.journal.version === version) return cached
-      if ((await this.#folders.refresh(cached)) && cached.journal.status === 'live') return cached
+      if ((await this.#folders.refresh(cached)) && cached.journal.status === 'live') {
+        await this.#letGoOfEnded(cached)
+        return cached
+      }
       this.#cache.delete(id)
     }
     const found = await this.#folders.find(id)
@@ -180,6 +190,11 @@ export class FileSessionStore implements SessionStore {
   #remember(found: FoundRecord): void {
     this.#cache.set(found.id, found, found.journal.json.length)
     this.#index.note(found.id, entryOf(found))
+  }
+
+  /** It is hardly ever changed again. */
+  async #letGoOfEnded({ record, path }: FoundRecord): Promise<void> {
+    if (!record.open) await this.#files.handles.release(path)
   }
 
   /** Begins the journal anew when it has grown. The change is stored already; if this fails, the next one does it. */
@@ -215,11 +230,17 @@ export class FileSessionStore implements SessionStore {
   }
 
   #open(): Promise<DirectoryIdentity> {
-    this.#opening ??= openPrivateDirectory(this.#files, this.#directory).catch((error: unknown) => {
+    this.#opening ??= this.#openDirectory().catch((error: unknown) => {
       this.#opening = undefined
       throw error
     })
     return this.#opening
+  }
+
+  async #openDirectory(): Promise<DirectoryIdentity> {
+    const identity = await openPrivateDirectory(this.#files, this.#directory)
+    await this.#files.handles.allowFor(this.#directory)
+    return identity
   }
 
   /** Makes the folder once more if it is gone: cleaners of temporary folders remove those that were idle for days. */
@@ -282,7 +303,7 @@ export class FileSessionStore implements SessionStore {
 
   async #sizeOf(path: string): Promise<number | null> {
     try {
-      return (await this.#fs.stat(path)).size
+      return await this.#files.lengthOf(path)
     } catch (error) {
       if (hasCode(error, 'ENOENT')) return null
       throw error

@@ -2,7 +2,8 @@
 import type { Stats } from 'node:fs'
 import { dirname } from 'node:path'
 import { StorageUnavailableError } from '../errors.ts'
-import { hasCode, type SessionFileSystem, type SessionFiles } from './session-files.ts'
+import { hasCode, type SessionFileSystem } from './session-file-system.ts'
+import type { SessionFiles } from './session-files.ts'
 
 export interface DirectoryIdentity {
   readonly dev: number

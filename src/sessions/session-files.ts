@@ -1,13 +1,9 @@
 /** Journal files on the disk: made, read, appended to and flushed. Which file is which is not known here. */
 import { constants } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
+import { JournalHandles, type OpenFile } from './journal-handles.ts'
+import { hasCode, type SessionFileSystem } from './session-file-system.ts'
 import { encodeLine, Journal, JournalDamage, type Line } from './session-journal.ts'
-
-/** The calls that the session store makes, so that tests can make each of them fail. */
-export type SessionFileSystem = Pick<
-  typeof import('node:fs/promises'),
-  'copyFile' | 'link' | 'lstat' | 'mkdir' | 'open' | 'readdir' | 'rename' | 'rm' | 'rmdir' | 'stat' | 'unlink'
->
 
 // Windows has no O_NOFOLLOW.
 const noFollow = constants.O_NOFOLLOW ?? 0
@@ -15,23 +11,21 @@ const toRead = constants.O_RDONLY | noFollow
 // Never O_CREAT: who comes late must not bring back a file that somebody removed. Readable, to see who was in between.
 const toAppend = constants.O_RDWR | constants.O_APPEND | noFollow
 const toRewrite = constants.O_RDWR | noFollow
-const toMake = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | noFollow
-
-export function hasCode(error: unknown, ...codes: string[]): boolean {
-  const code = (error as { code?: unknown } | null)?.code
-  return typeof code === 'string' && codes.includes(code)
-}
+const toMake = toAppend | constants.O_CREAT | constants.O_EXCL
 
 export class SessionFiles {
   readonly fs: SessionFileSystem
   /** Whether everything is flushed to the disk before anybody is told of it. */
   readonly power: boolean
+  /** Files that were written to last stay open. */
+  readonly handles: JournalHandles
   /** Files of which a flush failed: the system has cast off what it was to write, and flushing again would not. */
   readonly #castOff = new Set<string>()
 
   constructor(fs: SessionFileSystem, power: boolean) {
     this.fs = fs
     this.power = power
+    this.handles = new JournalHandles(fs)
   }
 
   /**
@@ -40,16 +34,17 @@ export class SessionFiles {
    */
   async make(path: string, line: Line): Promise<Journal> {
     const bytes = encodeLine(line)
-    await this.#with(path, toMake, async (handle) => {
+    const journal = new Journal()
+    const write = async (handle: FileHandle) => {
       for (let done = 0; done < bytes.length; ) {
         const { bytesWritten } = await handle.write(bytes, done)
         if (bytesWritten === 0) throw shortWrite()
         done += bytesWritten
       }
       if (this.power) await handle.sync()
-    })
-    const journal = new Journal()
-    journal.foldOwn(line, bytes.length)
+      journal.foldOwn(line, bytes.length)
+    }
+    await this.#with(path, toMake, write, journal)
     return journal
   }
 
@@ -64,12 +59,18 @@ export class SessionFiles {
   /** Takes in what was appended since. */
   async readMore(path: string, journal: Journal, flush = true): Promise<void> {
     if (flush) await this.#rewrite(path)
-    // Flushing needs a writable descriptor on some systems.
-    await this.#with(path, this.power && flush ? toAppend : toRead, async (handle) => {
-      await this.#foldRest(path, handle, journal, (await handle.stat()).size)
+    const take = async (handle: FileHandle) => {
+      await this.#foldRest(path, handle, journal, await this.handles.lengthOf(handle))
       // The one who wrote it may not have flushed it yet, and may never.
       if (flush) await this.#flush(path, handle)
-    })
+    }
+    // Flushing needs a writable descriptor on some systems. A mere look leaves the open file to those who change it.
+    await this.#with(path, this.power && flush ? toAppend : toRead, take, flush ? journal : undefined)
+  }
+
+  /** Length of the file, bytes. */
+  async lengthOf(path: string): Promise<number> {
+    return this.handles.lengthAt(path) ?? (await this.fs.stat(path)).size
   }
 
   /**
@@ -79,9 +80,9 @@ export class SessionFiles {
   async append(path: string, line: Line, journal: Journal): Promise<boolean> {
     const bytes = encodeLine(line)
     await this.#rewrite(path)
-    return this.#with(path, toAppend, async (handle) => {
+    const write = async (handle: FileHandle) => {
       const { bytesWritten } = await handle.write(bytes)
-      const { size } = await handle.stat()
+      const size = await this.handles.lengthOf(handle)
       const alone = bytesWritten === bytes.length && size === journal.seen + bytes.length
       const counts = alone
         ? journal.foldOwn(line, bytes.length)
@@ -89,12 +90,14 @@ export class SessionFiles {
       if (!counts && bytesWritten < bytes.length) throw shortWrite()
       await this.#flush(path, handle)
       return counts
-    })
+    }
+    return this.#with(path, toAppend, write, journal)
   }
 
   /** Removes the file; a missing one is no error. */
   async remove(path: string): Promise<void> {
     this.#castOff.delete(path)
+    await this.handles.release(path)
     try {
       await this.fs.unlink(path)
     } catch (error) {
@@ -145,16 +148,33 @@ export class SessionFiles {
     this.#castOff.delete(path)
   }
 
-  async #with<T>(path: string, flags: number, use: (handle: FileHandle) => Promise<T>): Promise<T> {
-    let handle: FileHandle | undefined
+  /**
+   * Uses the file and closes it.
+   * @param journal what is folded from it: as long as that goes on, the file stays open for the next one who appends
+   */
+  async #with<T>(path: string, flags: number, use: (handle: FileHandle) => Promise<T>, journal?: Journal): Promise<T> {
+    let file: OpenFile | undefined = journal && this.handles.take(path)
+    const mayStay = file !== undefined || (journal !== undefined && (flags & constants.O_APPEND) !== 0)
     try {
-      handle = await this.fs.open(path, flags, 0o600)
-      return await use(handle)
+      file ??= { handle: await this.withRoom(() => this.fs.open(path, flags, 0o600)) }
+      const result = await use(file.handle)
+      if (mayStay && journal?.status === 'live' && this.handles.keep(path, file)) file = undefined
+      return result
     } catch (error) {
       throw hasCode(error, 'EISDIR', 'ELOOP') ? damageIn(path, 'no file') : error
     } finally {
       // What was to be done is done and checked; a failing close takes nothing back.
-      await handle?.close().catch(() => {})
+      await file?.handle.close().catch(() => {})
+    }
+  }
+
+  /** What needs a descriptor does not fail because files are kept open. */
+  async withRoom<T>(open: () => Promise<T>): Promise<T> {
+    try {
+      return await open()
+    } catch (error) {
+      if (!hasCode(error, 'EMFILE', 'ENFILE') || !(await this.handles.makeRoom())) throw error
+      return open()
     }
   }
 

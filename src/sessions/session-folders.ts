@@ -15,7 +15,8 @@ import { randomBytes } from 'node:crypto'
 import { basename, join } from 'node:path'
 import { StorageUnavailableError } from '../errors.ts'
 import type { SessionRecord } from '../types.ts'
-import { damageIn, hasCode, type SessionFiles } from './session-files.ts'
+import { hasCode } from './session-file-system.ts'
+import { damageIn, type SessionFiles } from './session-files.ts'
 import { Journal, JournalNewer, type LineKind } from './session-journal.ts'
 import { parseRecord } from './session-record.ts'
 
@@ -94,7 +95,7 @@ export class SessionFolders {
    */
   async refresh(found: FoundRecord): Promise<boolean> {
     try {
-      const { size } = await this.files.fs.stat(found.path)
+      const size = await this.files.lengthOf(found.path)
       if (size < found.journal.seen) return false
       if (size > found.journal.seen) await this.files.readMore(found.path, found.journal)
       return true
@@ -126,7 +127,9 @@ export class SessionFolders {
       const journal = await this.files.make(join(making, name), line)
       await this.files.flushFolder(making)
       if (await this.#putInPlace(making, id)) {
-        return new FoundRecord(id, incarnation, 0, join(this.directory, id, name), journal)
+        const path = join(this.directory, id, name)
+        this.files.handles.rename(join(making, name), path)
+        return new FoundRecord(id, incarnation, 0, path, journal)
       }
     } catch (error) {
       await this.#discard(making, name)
@@ -232,7 +235,7 @@ export class SessionFolders {
 
   async #namesIn(folder: string): Promise<string[]> {
     try {
-      return await this.files.fs.readdir(folder)
+      return await this.files.withRoom(() => this.files.fs.readdir(folder))
     } catch (error) {
       if (hasCode(error, 'ENOENT')) return []
       if (hasCode(error, 'ENOTDIR')) throw damageIn(folder, 'no folder')

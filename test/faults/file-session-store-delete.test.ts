@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import fs from 'fs-extra'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { FileSessionStore } from '../../src/sessions/file-session-store.ts'
-import type { SessionFileSystem } from '../../src/sessions/session-files.ts'
+import type { SessionFileSystem } from '../../src/sessions/session-file-system.ts'
 import { encodeLine, Journal, type LineKind } from '../../src/sessions/session-journal.ts'
 import { interceptedFs, keyOf, newRecord, someId } from './session-store-support.ts'
 

@@ -46,13 +46,13 @@ function takes(share: number): Fault {
   }
 }
 
-/** `cold`: also of a store that has not read the record before. */
-const faults: Record<string, { fault: Fault; status: number; cold?: true }> = {
-  'is refused with ENOSPC': { fault: refuses('ENOSPC'), status: 507 },
-  'is refused with EIO': { fault: refuses('EIO'), status: 503, cold: true },
-  'is refused with EMFILE': { fault: refuses('EMFILE'), status: 503 },
-  'is refused with EACCES': { fault: refuses('EACCES'), status: 503 },
-  'fails with EIO after it was done': { fault: fails('EIO'), status: 503 },
+/** `code`: of a synchronous call that fails. `cold`: also of a store that has not read the record before. */
+const faults: Record<string, { fault: Fault; code?: string; status: number; cold?: true }> = {
+  'is refused with ENOSPC': { fault: refuses('ENOSPC'), code: 'ENOSPC', status: 507 },
+  'is refused with EIO': { fault: refuses('EIO'), code: 'EIO', status: 503, cold: true },
+  'is refused with EMFILE': { fault: refuses('EMFILE'), code: 'EMFILE', status: 503 },
+  'is refused with EACCES': { fault: refuses('EACCES'), code: 'EACCES', status: 503 },
+  'fails with EIO after it was done': { fault: fails('EIO'), code: 'EIO', status: 503 },
   'takes nothing of a write': { fault: takes(0), status: 507 },
   'takes half of a write': { fault: takes(0.5), status: 507 },
 }
@@ -133,15 +133,23 @@ const methods: Record<string, Method> = {
 }
 
 /** Lets call number `n` of the method fail. Whether there was such a call. */
-async function runTrial(method: Method, { fault, status }: (typeof faults)[string], n: number, warm: boolean) {
+async function runTrial(method: Method, { fault, code, status }: (typeof faults)[string], n: number, warm: boolean) {
   const directory = join(folder, `${trials++}`)
   let calls = Number.NEGATIVE_INFINITY
   let failed = ''
-  const intercepted = interceptedFs((name, proceed, args) => {
-    if (calls++ !== n) return proceed()
-    failed = name
-    return fault(proceed, args, name)
-  })
+  const intercepted = interceptedFs(
+    (name, proceed, args) => {
+      if (calls++ !== n) return proceed()
+      failed = name
+      return fault(proceed, args, name)
+    },
+    (name, proceed) => {
+      if (calls++ !== n) return proceed()
+      failed = name
+      if (code === undefined) return proceed()
+      throw Object.assign(new Error(`injected ${code}`), { code })
+    },
+  )
   const open = (options = {}) => new FileSessionStore({ directory, durability: 'power', journalLimit: 1, ...options })
   const store = open({ fs: intercepted })
   await method.prepare?.(warm ? store : open())

@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import fs from 'fs-extra'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { FileSessionStore } from '../../src/sessions/file-session-store.ts'
-import type { SessionFileSystem } from '../../src/sessions/session-files.ts'
+import type { SessionFileSystem } from '../../src/sessions/session-file-system.ts'
 import { interceptedFs, newRecord, someId } from './session-store-support.ts'
 
 let folder: string

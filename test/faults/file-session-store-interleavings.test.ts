@@ -10,7 +10,7 @@ import { setImmediate } from 'node:timers/promises'
 import fs from 'fs-extra'
 import { describe, expect, test } from 'vitest'
 import { FileSessionStore } from '../../src/sessions/file-session-store.ts'
-import type { SessionFileSystem } from '../../src/sessions/session-files.ts'
+import type { SessionFileSystem } from '../../src/sessions/session-file-system.ts'
 import { type Call, isLinearizable, type Recorded, type State } from './linearizable.ts'
 import { interceptedFs, keyOf, newRecord, randomFrom, someId } from './session-store-support.ts'
 
@@ -25,6 +25,7 @@ class Schedule {
   readonly #handles = new Map<number, FileHandle[]>()
   #held: number | null = null
   #running = 0
+  #over = false
 
   constructor(random: () => number) {
     this.#random = random
@@ -34,11 +35,25 @@ class Schedule {
     const handles: FileHandle[] = []
     this.#handles.set(process, handles)
     return interceptedFs(async (name, proceed) => {
-      const result = await new Promise((resolve, reject) => {
-        this.#waiting.push({ process, go: () => proceed().then(resolve, reject) })
-      })
+      const result = await this.#inTurn(process, proceed)
       if (name === 'open') handles.push(result as FileHandle)
+      // What a process asks synchronously after its write, the others may have been before.
+      if (name === 'handle.write') await this.#inTurn(process, async () => {})
       return result
+    })
+  }
+
+  /** No more order: what is still waiting happens, and so does everything that comes. */
+  async end(stores: readonly FileSessionStore[]): Promise<void> {
+    this.#over = true
+    for (const { go } of this.#waiting.splice(0)) await go()
+    await Promise.all(stores.map((store, process) => this.#killed.has(process) || store.close()))
+  }
+
+  #inTurn(process: number, proceed: () => Promise<unknown>): Promise<unknown> {
+    if (this.#over && !this.#killed.has(process)) return proceed()
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ process, go: () => proceed().then(resolve, reject) })
     })
   }
 
@@ -150,8 +165,8 @@ async function runTrial(seed: number, kind: 'updates' | 'deletes' | 'kills'): Pr
     const versions = 1 + Math.floor(random() * 7)
     await trial.prepare(open(), versions)
     const errors: unknown[] = []
-    for (const process of [0, 1, 2]) {
-      const store = open(schedule.fsOf(process))
+    const stores = [0, 1, 2].map((process) => open(schedule.fsOf(process)))
+    for (const [process, store] of stores.entries()) {
       schedule.start(
         process,
         () => trial.callSome(store, versions, kind === 'updates' ? 7 : 6, kind !== 'updates'),
@@ -159,6 +174,7 @@ async function runTrial(seed: number, kind: 'updates' | 'deletes' | 'kills'): Pr
       )
     }
     await schedule.run(kind === 'kills' ? 0 : null)
+    await schedule.end(stores)
     if (errors.length > 0) throw errors[0]
     await trial.call(open(), { kind: 'get' })
     expect(isLinearizable(trial.history), JSON.stringify(trial.history)).toBe(true)

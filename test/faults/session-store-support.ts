@@ -1,6 +1,5 @@
 /** A file system in which every call can be held up or made to fail, and random numbers that can be repeated. */
-import fs from 'node:fs/promises'
-import type { SessionFileSystem } from '../../src/sessions/session-files.ts'
+import { nodeFileSystem, type SessionFileSystem } from '../../src/sessions/session-file-system.ts'
 import type { SessionRecord, UploadSession } from '../../src/types.ts'
 
 /** Sees every call, of the file system and of each open file: may wait, throw, or do something else than `proceed`. */
@@ -11,14 +10,23 @@ export type Interceptor = (
   target: object,
 ) => Promise<unknown>
 
+/** The same for calls that are made synchronously. */
+export type SyncInterceptor = (name: string, proceed: () => unknown, args: unknown[]) => unknown
+
 type Callable = (...args: unknown[]) => Promise<unknown>
 
-export function interceptedFs(intercept: Interceptor): SessionFileSystem {
+export function interceptedFs(
+  intercept: Interceptor,
+  interceptSync: SyncInterceptor = (_, proceed) => proceed(),
+): SessionFileSystem {
   const wrap = (target: object, prefix: string): object =>
     new Proxy(target, {
       get(_, key) {
         const member: unknown = Reflect.get(target, key)
         if (typeof member !== 'function') return member
+        if (String(key).endsWith('Sync')) {
+          return (...args: unknown[]) => interceptSync(String(key), () => member.apply(target, args), args)
+        }
         return async (...args: unknown[]) => {
           const proceed = () => (member as Callable).apply(target, args)
           const result = await intercept(`${prefix}${String(key)}`, proceed, args, target)
@@ -26,7 +34,7 @@ export function interceptedFs(intercept: Interceptor): SessionFileSystem {
         }
       },
     })
-  return wrap(fs, '') as SessionFileSystem
+  return wrap(nodeFileSystem, '') as SessionFileSystem
 }
 
 /** The same numbers in [0, 1) for the same seed. */
