@@ -5,7 +5,18 @@ import promises from 'node:fs/promises'
 /** The calls that the session store makes, so that tests can make each of them fail. */
 export type SessionFileSystem = Pick<
   typeof import('node:fs/promises'),
-  'copyFile' | 'link' | 'lstat' | 'mkdir' | 'open' | 'readdir' | 'rename' | 'rm' | 'rmdir' | 'stat' | 'statfs' | 'unlink'
+  | 'copyFile'
+  | 'link'
+  | 'lstat'
+  | 'mkdir'
+  | 'open'
+  | 'readdir'
+  | 'rename'
+  | 'rm'
+  | 'rmdir'
+  | 'stat'
+  | 'statfs'
+  | 'unlink'
 > &
   // For files that are kept open, and only for them: journal-handles.ts says why.
   Pick<typeof import('node:fs'), 'fstatSync' | 'statSync'>

@@ -8,7 +8,7 @@ import { isNexusUploaderError } from '../../src/errors.ts'
 import { survived } from '../support/fault-points.ts'
 import { type Fault, faultAt, faultsFor, flushesNothing } from '../support/fs-faults.ts'
 import { World } from '../support/fs-world.ts'
-import { type FsCall, type Interceptor, leakedFiles, watchFs } from '../support/hook-fs.ts'
+import { type FsCall, type Interceptor, leakedFiles, type Proceed, watchFs } from '../support/hook-fs.ts'
 import { sha256 } from '../support/random.ts'
 import { makeFolder } from '../support/temp-folder.ts'
 import { type Scenario, scenarios } from './fs-scenarios.ts'
@@ -35,10 +35,15 @@ afterAll(async () => {
 /** The calls of the request when nothing fails. */
 async function cleanRun(scenario: Scenario): Promise<FsCall[]> {
   const calls: FsCall[] = []
-  const failure = await run(scenario, (call, proceed) => {
+  const intercept = (call: FsCall, proceed: Proceed) => {
     calls.push(call)
     return flushesNothing(call, proceed)
-  })
+  }
+  const sync = (call: FsCall, proceed: () => unknown) => {
+    calls.push(call)
+    return proceed()
+  }
+  const failure = await run(scenario, Object.assign(intercept, { sync }))
   if (failure !== null) throw failure
   return calls
 }

@@ -1,5 +1,5 @@
 /** What a disk can do to a call, for `watchFs`. */
-import type { FsCall, Interceptor } from './hook-fs.ts'
+import type { FsCall, Interceptor, Proceed } from './hook-fs.ts'
 
 export type Errno = 'ENOSPC' | 'EDQUOT' | 'EIO' | 'EMFILE' | 'EROFS' | 'EACCES' | 'EBUSY'
 
@@ -8,6 +8,8 @@ export interface Fault {
   /** Of an answer that the fault is the reason for. */
   readonly status: 503 | 507
   strike(call: FsCall, proceed: (limit?: number) => Promise<unknown>): Promise<unknown>
+  /** The same for a call that is made synchronously. */
+  strikeSync?(call: FsCall): never
   /** Which later calls fail as well; `null`: it happens once. */
   readonly lasts: ((call: FsCall) => boolean) | null
 }
@@ -34,6 +36,9 @@ function refuses(code: Errno, lasts: Fault['lasts'] = null): Fault {
     async strike(call, proceed) {
       // What is not closed leaks in the test, not in what is tested.
       if (call.op === 'handle.close' || call.op === 'close') await proceed()
+      throw errnoError(code, call)
+    },
+    strikeSync(call) {
       throw errnoError(code, call)
     },
   }
@@ -91,14 +96,15 @@ export function faultsFor({ op, changes, grows, size }: FsCall): readonly Fault[
 export function faultAt(n: number, fault: Fault) {
   const state: { struck: FsCall | null; readonly intercept: Interceptor } = {
     struck: null,
-    intercept(call, proceed) {
-      if (call.n === n) {
-        state.struck = call
-        return fault.strike(call, proceed)
-      }
-      if (call.n > n && fault.lasts?.(call)) return fault.strike(call, proceed)
-      return flushesNothing(call, proceed)
-    },
+    intercept: Object.assign(
+      async (call: FsCall, proceed: Proceed) =>
+        strikes(call) ? fault.strike(call, proceed) : flushesNothing(call, proceed),
+      { sync: (call: FsCall, proceed: () => unknown) => (strikes(call) ? fault.strikeSync?.(call) : proceed()) },
+    ),
+  }
+  const strikes = (call: FsCall) => {
+    if (call.n === n) state.struck = call
+    return call.n === n || (call.n > n && fault.lasts?.(call))
   }
   return state
 }

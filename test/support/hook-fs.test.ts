@@ -1,11 +1,11 @@
 import './hook-fs.ts'
 
-import { createReadStream } from 'node:fs'
+import { createReadStream, fstatSync, statSync } from 'node:fs'
 import { mkdir, open, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import fs from 'fs-extra'
 import { afterEach, expect, it } from 'vitest'
-import { watchFs } from './hook-fs.ts'
+import { type FsCall, type Proceed, watchFs } from './hook-fs.ts'
 import { tempFolder } from './temp-folder.ts'
 
 afterEach(() => {
@@ -42,6 +42,27 @@ it('sees open files, streams and fs-extra, and each call of a recursive removal'
   const removed = await callsOf(folder, () => fs.remove(join(folder, 'a')))
   expect(removed).toEqual(['lstat', 'readdir', 'lstat', 'unlink', 'rmdir'])
   expect(await fs.pathExists(join(folder, 'a'))).toBe(false)
+})
+
+it('sees synchronous looks at paths and open files, and refuses them, for who asks for it', async () => {
+  const path = join(tempFolder(), 'a')
+  const calls: string[] = []
+  const sync = (call: FsCall, proceed: () => unknown) => {
+    calls.push(`${call.n} ${call.op}`)
+    if (call.n === 3) throw new Error('no')
+    return proceed()
+  }
+  watchFs(
+    [path],
+    Object.assign((_call: FsCall, proceed: Proceed) => proceed(), { sync }),
+  )
+  const handle = await open(path, 'w')
+  expect(fstatSync(handle.fd).isFile()).toBe(true)
+  expect(() => statSync(path)).toThrow('no')
+  watchFs([path])
+  expect(statSync(path).ino).toBe(fstatSync(handle.fd).ino)
+  await handle.close()
+  expect(calls).toEqual(['2 handle.statSync', '3 statSync'])
 })
 
 it('sees nothing of other folders', async () => {

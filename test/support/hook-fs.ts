@@ -4,7 +4,8 @@
  * its functions when it is loaded.
  *
  * Calls count that touch the watched folders or a file that was opened there. Calls are passed on unchanged while nobody
- * watches.
+ * watches. `statSync` and `fstatSync` count only for a watcher that says what becomes of them: it cannot let them wait, and
+ * they change nothing.
  */
 import fs from 'node:fs'
 import { syncBuiltinESMExports } from 'node:module'
@@ -27,7 +28,11 @@ export interface FsCall {
 
 /** `limit`: how many bytes of a write are written. What it resolves with is what the caller gets. */
 export type Proceed = (limit?: number) => Promise<unknown>
-export type Interceptor = (call: FsCall, proceed: Proceed) => Promise<unknown>
+export interface Interceptor {
+  (call: FsCall, proceed: Proceed): Promise<unknown>
+  /** Of calls that are made synchronously. */
+  readonly sync?: (call: FsCall, proceed: () => unknown) => unknown
+}
 
 interface Watch {
   readonly folders: readonly string[]
@@ -76,7 +81,7 @@ const pathsAt: Readonly<Record<string, readonly number[]>> = {
   copyFile: [0, 1],
   symlink: [1],
 }
-const reading = /^(handle\.)?(access|close|lstat|read|readFile|readdir|readlink|readv|realpath|stat|statfs)$/
+const reading = /^(handle\.)?(access|close|lstat|read|readFile|readdir|readlink|readv|realpath|stat|statfs|statSync)$/
 const growing =
   /^(handle\.)?(appendFile|copyFile|link|mkdir|mkdtemp|rename|symlink|write|writeFile|writev|sync|datasync)$/
 
@@ -173,6 +178,7 @@ async function openHandle(args: Arguments): Promise<unknown> {
   if (Object.hasOwn(handle, 'close')) patchHandles(handle as Members, ['close'])
   if (typeof args[0] !== 'string') return handle
   handles.set(handle, args[0])
+  descriptors.set((handle as { fd: number }).fd, args[0])
   if (isWatched(args[0])) opened.set(handle, args[0])
   return handle
 }
@@ -226,7 +232,10 @@ function patchHandles(members: Members, operations = handleOperations.split(' ')
     if (!original) continue
     members[op] = function (this: object, ...args: Arguments) {
       const call = (own: Arguments) => original.apply(this, own) as Promise<unknown>
-      if (op === 'close') opened.delete(this)
+      if (op === 'close') {
+        opened.delete(this)
+        descriptors.delete((this as { fd: number }).fd)
+      }
       return through(`handle.${op}`, handles.get(this), args, call)
     }
   }
@@ -289,6 +298,19 @@ function patchCallbacks(): void {
   }
 }
 
+function patchSync(name: 'statSync' | 'fstatSync', op: string, pathOfCall: (args: Arguments) => unknown): void {
+  const members = fs as unknown as Members
+  const original = members[name] as Callable
+  members[name] = (...args: Arguments) => {
+    const path = pathOfCall(args)
+    const proceed = () => original(...(name === 'statSync' ? rewritten(op, args) : args))
+    if (watch === null || !isWatched(path)) return original(...args)
+    return watch.intercept.sync ? watch.intercept.sync(describe(op, path, args), proceed) : proceed()
+  }
+}
+
 patchPromises()
 patchCallbacks()
+patchSync('statSync', 'statSync', ([path]) => path)
+patchSync('fstatSync', 'handle.statSync', ([descriptor]) => descriptors.get(descriptor as number))
 syncBuiltinESMExports()

@@ -1,0 +1,73 @@
+import { mkdtemp, type open as openFile, rename, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { JournalHandles } from '../../src/sessions/journal-handles.ts'
+import { nodeFileSystem } from '../../src/sessions/session-file-system.ts'
+
+type Handle = Awaited<ReturnType<typeof openFile>>
+
+const fs = { ...nodeFileSystem, statfs: async () => ({ type: 0xef53 }) } as unknown as typeof nodeFileSystem
+
+let folder: string
+let handles: JournalHandles
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'handles-'))
+  handles = new JournalHandles(fs, { maxFiles: 2 })
+  await handles.allowFor(folder)
+})
+afterEach(async () => {
+  await handles.close()
+  await rm(folder, { recursive: true })
+})
+
+async function kept(name: string): Promise<{ path: string; handle: Handle }> {
+  const path = join(folder, name)
+  const handle = await fs.open(path, 'a+')
+  expect(handles.keep(path, { handle })).toBe(true)
+  return { path, handle }
+}
+
+const isClosed = ({ handle }: { handle: Handle }) => handle.fd === -1
+
+describe.skipIf(process.platform !== 'linux')('JournalHandles', () => {
+  it('closes the file that was kept for a path when another one is', async () => {
+    const [first, second] = [await kept('a'), await kept('a')]
+    expect([isClosed(first), isClosed(second)]).toEqual([true, false])
+    expect(handles.take(second.path)?.handle).toBe(second.handle)
+    await second.handle.close()
+  })
+
+  it('closes the one that was used longest ago, never one that is taken', async () => {
+    const [first, second] = [await kept('a'), await kept('b')]
+    const taken = handles.take(second.path)
+    const [third, fourth] = [await kept('c'), await kept('d')]
+    expect([first, second, third, fourth].map(isClosed)).toEqual([true, false, false, false])
+    expect(taken && handles.keep(second.path, taken)).toBe(true)
+    expect([second, third, fourth].map(isClosed)).toEqual([false, true, false])
+  })
+
+  it('gives nobody a file that is no longer at its path', async () => {
+    const file = await kept('a')
+    await rename(file.path, join(folder, 'b'))
+    expect(handles.lengthAt(file.path)).toBe(null)
+    expect(isClosed(file)).toBe(true)
+    expect(handles.take(file.path)).toBe(undefined)
+  })
+
+  it('knows a file by its new name', async () => {
+    const file = await kept('a')
+    await file.handle.write('abc')
+    await rename(file.path, join(folder, 'b'))
+    handles.rename(file.path, join(folder, 'b'))
+    expect([handles.lengthAt(join(folder, 'b')), handles.lengthAt(file.path)]).toEqual([3, null])
+  })
+
+  it('waits for the files that are being closed', async () => {
+    const file = await kept('a')
+    void handles.release(file.path)
+    expect(await handles.makeRoom()).toBe(true)
+    expect(await handles.makeRoom()).toBe(false)
+    expect(isClosed(file)).toBe(true)
+  })
+})
