@@ -161,7 +161,6 @@ export class FileSessionStore implements SessionStore {
    * in the last seconds. Without it they are closed soon, and they keep no process alive.
    */
   async close(): Promise<void> {
-    this.#files.handles.refuse()
     await Promise.all(this.#tails.values())
     this.#cache.clear()
     await this.#files.handles.close()

@@ -121,13 +121,9 @@ export class JournalHandles {
     return hadSome
   }
 
-  /** From now on no file stays open. */
-  refuse(): void {
-    this.#closed = true
-  }
-
+  /** Closes all of them. From now on no file stays open. */
   async close(): Promise<void> {
-    this.refuse()
+    this.#closed = true
     clearTimeout(this.#timer)
     await this.#releaseAll()
   }

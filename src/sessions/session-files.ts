@@ -64,8 +64,8 @@ export class SessionFiles {
       // The one who wrote it may not have flushed it yet, and may never.
       if (flush) await this.#flush(path, handle)
     }
-    // Flushing needs a writable descriptor on some systems. A mere look leaves the open file to those who change it.
-    await this.#with(path, this.power && flush ? toAppend : toRead, take, flush ? journal : undefined)
+    // Flushing needs a writable descriptor on some systems.
+    await this.#with(path, this.power && flush ? toAppend : toRead, take, journal)
   }
 
   /** Length of the file, bytes. */

@@ -126,6 +126,15 @@ describe.skipIf(process.platform !== 'linux')('an open journal file', () => {
     expect(openFiles()).toHaveLength(3)
   })
 
+  test('makes what another process appended cost one call: to read it', async () => {
+    const { store, callsOf } = watched()
+    await store.create(newRecord())
+    expect(await change(open(), 2)).toBe(true)
+    const look = await callsOf(async () => expect(await store.get(someId)).toMatchObject({ version: 2 }))
+    expect(look).toEqual(['handle.read'])
+    expect(await callsOf(() => change(store, 3))).toEqual(['handle.write'])
+  })
+
   test('makes counting cost no look at the records that were changed last', async () => {
     const { store, callsOf } = watched()
     for (let n = 0; n < 20; n++) await store.create(newRecord({ id: idOf(n) }))
@@ -156,12 +165,13 @@ describe.skipIf(process.platform !== 'linux')('an open journal file', () => {
 
   test('is closed when it was not used for five to ten seconds', async () => {
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
-    const store = open()
+    const { store, callsOf } = watched()
     await store.create(newRecord({ id: idOf(1) }))
     await store.create(newRecord())
     for (let version = 2; version < 6; version++) {
       vi.advanceTimersByTime(4_000)
-      expect(await change(store, version)).toBe(true)
+      const calls = await callsOf(() => change(store, version))
+      expect(calls.filter((call) => call !== 'handle.close')).toEqual(['handle.write'])
     }
     await openFilesSoon(1)
     vi.advanceTimersByTime(4_000)
@@ -171,6 +181,8 @@ describe.skipIf(process.platform !== 'linux')('an open journal file', () => {
     await openFilesSoon(0)
     expect(vi.getTimerCount()).toBe(0)
     expect(await change(store, 6)).toBe(true)
+    await store.close()
+    expect(vi.getTimerCount()).toBe(0)
   })
 
   test('is not closed while it is in use, by time or by others', async () => {

@@ -1,7 +1,7 @@
 import { mkdtemp, type open as openFile, rename, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { JournalHandles } from '../../src/sessions/journal-handles.ts'
 import { nodeFileSystem } from '../../src/sessions/session-file-system.ts'
 
@@ -17,6 +17,7 @@ beforeEach(async () => {
   await handles.allowFor(folder)
 })
 afterEach(async () => {
+  vi.useRealTimers()
   await handles.close()
   await rm(folder, { recursive: true })
 })
@@ -61,6 +62,20 @@ describe.skipIf(process.platform !== 'linux')('JournalHandles', () => {
     await rename(file.path, join(folder, 'b'))
     handles.rename(file.path, join(folder, 'b'))
     expect([handles.lengthAt(join(folder, 'b')), handles.lengthAt(file.path)]).toEqual([3, null])
+  })
+
+  it('closes each file that was not used for the idle time, and no other', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
+    const first = await kept('a')
+    vi.advanceTimersByTime(4_000)
+    const second = await kept('b')
+    vi.advanceTimersByTime(1_000)
+    expect([first, second].map(isClosed)).toEqual([true, false])
+    vi.advanceTimersByTime(4_999)
+    expect(isClosed(second)).toBe(false)
+    vi.advanceTimersByTime(1)
+    expect(isClosed(second)).toBe(true)
+    expect(vi.getTimerCount()).toBe(0)
   })
 
   it('waits for the files that are being closed', async () => {
