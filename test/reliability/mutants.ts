@@ -32,6 +32,14 @@ export const mutants: readonly Mutant[] = [
     tests: ['test/faults/three-nodes.test.ts'],
   },
   {
+    name: 'a record is changed in an open file that is no longer at its path',
+    promise: 'R1',
+    file: 'src/sessions/journal-handles.ts',
+    find: 'stats?.ino === kept.ino && stats.dev === kept.dev',
+    replace: 'stats !== undefined',
+    tests: ['test/faults/file-session-store-others.test.ts'],
+  },
+  {
     name: 'drop fsync of the staged bytes',
     promise: 'R2',
     file: 'src/engine/staging.ts',
