@@ -32,8 +32,11 @@ afterEach(async () => {
 
 type Options = Partial<ConstructorParameters<typeof FileSessionStore>[0]>
 
+/** Whatever disk the tests run on. */
+const local = interceptedFs(async (name, proceed) => (name === 'statfs' ? { type: onDisk } : proceed()))
+
 function open(options: Options = {}): FileSessionStore {
-  const store = new FileSessionStore({ directory, ...options })
+  const store = new FileSessionStore({ directory, fs: local, ...options })
   stores.push(store)
   return store
 }

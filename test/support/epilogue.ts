@@ -42,7 +42,8 @@ export async function epilogue({ url, tempDir, pid, filesBefore, read }: Survivo
   if (filesBefore === undefined) return
   // Keep-alive sockets of this test's own requests, and whatever the runner opens.
   const slack = 12
-  for (const deadline = Date.now() + 5_000; openFiles(pid) > filesBefore + slack && Date.now() < deadline; ) {
+  // Records that were changed last stay open for ten seconds at most.
+  for (const deadline = Date.now() + 15_000; openFiles(pid) > filesBefore + slack && Date.now() < deadline; ) {
     await wait(50)
   }
   expect(openFiles(pid)).toBeLessThanOrEqual(filesBefore + slack)
