@@ -3,10 +3,11 @@
  * to Node's thread pool, the write; handing a call over costs far more than most of them take.
  *
  * Two questions are asked synchronously, and nothing else is: how long an open file is (`fstatSync`), and whether it is still
- * the one at its path (`statSync`), as opening it anew would have told. Neither can wait for a disk: the file that is open
- * keeps itself and every folder of its path in the kernel's memory. That holds for Linux and its own file systems; with any
- * other, no file stays open.
+ * the one at its path, as it was (`statSync`), which opening it anew would have told. Neither can wait for a disk: the file
+ * that is open keeps itself and every folder of its path in the kernel's memory. That holds for Linux and its own file
+ * systems; with any other, no file stays open.
  */
+import type { Stats } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
 import { isOnLocalDisk, type SessionFileSystem } from './session-file-system.ts'
 
@@ -16,14 +17,15 @@ const defaultIdle = 5_000
 
 export interface OpenFile {
   readonly handle: FileHandle
-  /** Which file it is; not known until it is kept. */
-  readonly dev?: number
-  readonly ino?: number
+  /** Which file it is and who may open it; not known until it is kept. */
+  readonly stats?: Stats
 }
 
 interface KeptFile extends Required<OpenFile> {
   readonly usedAt: number
 }
+
+const identity = ['dev', 'ino', 'mode', 'uid', 'gid'] as const
 
 export class JournalHandles {
   readonly #fs: SessionFileSystem
@@ -53,13 +55,13 @@ export class JournalHandles {
     return (this.#isLocal ? this.#fs.fstatSync(handle.fd) : await handle.stat()).size
   }
 
-  /** Length of the file at this path, bytes, if it is kept open; `null`: ask the slow way. */
+  /** Length of the file at this path, bytes, if it is kept open and could be opened again; `null`: ask the slow way. */
   lengthAt(path: string): number | null {
     const kept = this.#kept.get(path)
     if (kept === undefined) return null
     try {
       const stats = this.#fs.statSync(path, { throwIfNoEntry: false })
-      if (stats?.ino === kept.ino && stats.dev === kept.dev) return stats.size
+      if (stats !== undefined && identity.every((key) => stats[key] === kept.stats[key])) return stats.size
     } catch {
       // The slow way meets the same error, and tells it.
     }
@@ -76,13 +78,13 @@ export class JournalHandles {
   }
 
   /** @returns `false` when it cannot stay open: close it */
-  keep(path: string, { handle, dev, ino }: OpenFile): boolean {
+  keep(path: string, { handle, stats }: OpenFile): boolean {
     const usedAt = performance.now()
     if (!this.#isLocal || this.#closed || usedAt < this.#restUntil) return false
-    const known = dev === undefined || ino === undefined ? this.#identityOf(handle) : { dev, ino }
-    if (known === null) return false
+    const known = stats ?? this.#statsOf(handle)
+    if (known === undefined) return false
     void this.release(path)
-    this.#kept.set(path, { handle, ...known, usedAt })
+    this.#kept.set(path, { handle, stats: known, usedAt })
     for (const oldest of this.#kept.keys()) {
       if (this.#kept.size <= this.#maxFiles) break
       void this.release(oldest)
@@ -128,12 +130,11 @@ export class JournalHandles {
     await this.#releaseAll()
   }
 
-  #identityOf(handle: FileHandle) {
+  #statsOf(handle: FileHandle): Stats | undefined {
     try {
-      const { dev, ino } = this.#fs.fstatSync(handle.fd)
-      return { dev, ino }
+      return this.#fs.fstatSync(handle.fd)
     } catch {
-      return null
+      return undefined
     }
   }
 

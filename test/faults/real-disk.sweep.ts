@@ -46,8 +46,16 @@ function tmpfs(options: string): string {
   return path
 }
 
-function remount(path: string, mode: 'ro' | 'rw'): void {
-  execFileSync('mount', ['-o', `remount,${mode}`, path])
+/** A disk on which a record is open, as those are that were changed last, is busy for ten seconds at most. */
+async function remount(path: string, mode: 'ro' | 'rw'): Promise<void> {
+  for (const end = Date.now() + 15_000; ; ) {
+    try {
+      return void execFileSync('mount', ['-o', `remount,${mode}`, path], { stdio: 'pipe' })
+    } catch (error) {
+      if (Date.now() > end) throw error
+      await wait(100)
+    }
+  }
 }
 
 /** A refusal that a client repeats, and in which nothing of the server is told. */
@@ -214,13 +222,13 @@ describe.skipIf(!isRoot)('a disk that becomes read-only', () => {
     const disk = which === 'tempDir' ? tempDir : directory
     expect((await client.raw(id, 0, pieces[0] as Buffer)).status).toBe(200)
     if (which === 'the storage') for (const i of [1, 2]) await client.raw(id, i, pieces[i] as Buffer)
-    remount(disk, 'ro')
+    await remount(disk, 'ro')
     if (which === 'tempDir') {
       expectRefusal(await client.raw(id, 1, pieces[1] as Buffer), [503], tempDir)
       expectRefusal(await client.init({ fileName: 'x', totalSize: 1, mimeType: 'text/plain' }), [503], tempDir)
       expect((await client.progress(id)).body).toMatchObject({ uploadedChunks: 1 })
     } else expectRefusal(await client.complete(id), [503], directory)
-    remount(disk, 'rw')
+    await remount(disk, 'rw')
     await finish(server, id, directory)
     await epilogue({ url: server.url, tempDir, pid: server.pid, read: readIn(directory) })
     survived('fs', `${which} read-only`)

@@ -35,7 +35,7 @@ export const mutants: readonly Mutant[] = [
     name: 'a record is changed in an open file that is no longer at its path',
     promise: 'R1',
     file: 'src/sessions/journal-handles.ts',
-    find: 'stats?.ino === kept.ino && stats.dev === kept.dev',
+    find: 'stats !== undefined && identity.every((key) => stats[key] === kept.stats[key])',
     replace: 'stats !== undefined',
     tests: ['test/faults/file-session-store-others.test.ts'],
   },

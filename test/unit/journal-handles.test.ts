@@ -1,4 +1,4 @@
-import { mkdtemp, type open as openFile, rename, rm } from 'node:fs/promises'
+import { chmod, mkdtemp, type open as openFile, rename, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
@@ -54,6 +54,13 @@ describe.skipIf(process.platform !== 'linux')('JournalHandles', () => {
     expect(handles.lengthAt(file.path)).toBe(null)
     expect(isClosed(file)).toBe(true)
     expect(handles.take(file.path)).toBe(undefined)
+  })
+
+  it('gives nobody a file whose owner has changed who may open it', async () => {
+    const file = await kept('a')
+    await chmod(file.path, 0)
+    expect(handles.take(file.path)).toBe(undefined)
+    expect(isClosed(file)).toBe(true)
   })
 
   it('knows a file by its new name', async () => {
