@@ -11,7 +11,7 @@ import type { Stats } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
 import { isOnLocalDisk, type SessionFileSystem } from './session-file-system.ts'
 
-const defaultMaxFiles = 128
+const defaultMaxFiles = 256
 // A file is closed when it has not been used for this long, at the latest after twice as long, ms.
 const defaultIdle = 5_000
 

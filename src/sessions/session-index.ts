@@ -55,8 +55,10 @@ export class SessionIndex {
     return count
   }
 
-  /** Looks at every record and gives them as it goes. */
-  async *scan(): AsyncGenerator<[id: string, entry: IndexEntry], void, undefined> {
+  /** Looks at every record and gives them as it goes; `skips` those of which enough is known. */
+  async *scan(
+    skips: (known: IndexEntry) => boolean = () => false,
+  ): AsyncGenerator<[id: string, entry: IndexEntry], void, undefined> {
     const before = [...this.#entries]
     const ids = await this.#source.list()
     const listed = new Set(ids)
@@ -64,7 +66,12 @@ export class SessionIndex {
     for (const [id, entry] of before) if (!listed.has(id) && this.#entries.get(id) === entry) this.#entries.delete(id)
     for (let at = 0; at < ids.length; at += concurrency) {
       const batch = ids.slice(at, at + concurrency)
-      const entries = await Promise.all(batch.map((id) => this.#look(id)))
+      const entries = await Promise.all(
+        batch.map((id) => {
+          const known = this.#entries.get(id)
+          return known && skips(known) ? known : this.#look(id)
+        }),
+      )
       for (const [n, entry] of entries.entries()) if (entry !== null) yield [batch[n] as string, entry]
     }
     this.#complete = true
@@ -100,7 +107,9 @@ export class SessionIndex {
 
   async #lookAtAll(): Promise<void> {
     const start = performance.now()
-    for await (const _ of this.scan()) {
+    // Uploads that have ended do not begin again. A sweep looks at them all the same.
+    const many = this.#entries.size > alwaysLookAt
+    for await (const _ of this.scan(({ open }) => many && !open)) {
       // Looking is all that is wanted.
     }
     const end = performance.now()

@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url'
 import fs from 'fs-extra'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { FileSessionStore } from '../../src/sessions/file-session-store.ts'
+import { nodeFileSystem } from '../../src/sessions/session-file-system.ts'
 import type { UploadSession } from '../../src/types.ts'
 import { newRecord, randomFrom, someId } from './session-store-support.ts'
 
@@ -114,6 +115,26 @@ describe('FileSessionStore in several processes', () => {
     expect([await here.countOpen(), await here.countOpen('bob')]).toEqual([1, 1])
     await there.delete(someId)
     expect(await here.countOpen()).toBe(0)
+  })
+
+  test('does not look again at the many that have ended', async () => {
+    const looked: string[] = []
+    const stat = (async (path) => {
+      looked.push(String(path))
+      return nodeFileSystem.stat(path)
+    }) as typeof nodeFileSystem.stat
+    const [here, there] = [
+      new FileSessionStore({ directory, fs: { ...nodeFileSystem, stat } }),
+      new FileSessionStore({ directory }),
+    ]
+    const records = Array.from({ length: 100 }, (_, n) => newRecord({ id: someId + n, open: n < 3 }))
+    await Promise.all(records.map((record) => there.create(record)))
+    expect(await here.countOpen()).toBe(3)
+    await there.replace(newRecord({ id: `${someId}1`, version: 2, open: false }), 1)
+    looked.length = 0
+    await sleep(2_100)
+    expect(await here.countOpen()).toBe(2)
+    expect(looked).toHaveLength(3)
   })
 
   test('counts thousands of records again at most two seconds later', async () => {
