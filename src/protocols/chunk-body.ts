@@ -106,7 +106,8 @@ export function readForm<Result>(
       else fail(new BodyTimeoutError(idleTimeout))
     }, idleTimeout).unref()
     const count = (data: Buffer) => {
-      silence.refresh()
+      if (isOver) return
+      if (!isTaking) silence.refresh()
       size += data.length
       if (size > maxBytes) fail(bodyTooLarge(maxBytes))
     }
@@ -154,7 +155,7 @@ export function readForm<Result>(
       fileHwm: mostInOneWrite,
       streamHandler(_request, busboy) {
         // All that the limits allow, the end, and those by which busboy finds that there are too many.
-        feed = new FormFeed(request, busboy, delimiter, parts + 4)
+        feed = new FormFeed(request, busboy, delimiter, parts + 4, count)
         feed.start()
       },
     }
@@ -173,7 +174,7 @@ export function readForm<Result>(
       resolve({ fields: { ...(request as { body?: object }).body }, file })
     })
     // Now that multer reads; it bounds the parts, not what is around them.
-    if (!isOver) request.on('data', count)
+    if (!isOver && !feed) request.on('data', count)
   })
 }
 

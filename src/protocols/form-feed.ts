@@ -7,10 +7,12 @@ import { Readable, type Writable } from 'node:stream'
 import { findDelimiter } from './delimiter-search.ts'
 
 /** Bytes of the file that wait for their taker before the request is paused. */
-const fileBuffer = 256 * 1024
+const fileBuffer = 64 * 1024
 const carriageReturn = 13
 const lineEnd = Buffer.from('\r\n')
 const headEnd = Buffer.from('\r\n\r\n')
+/** busboy may as well get a part as a whole that is not longer than this, bytes. */
+const smallPart = 1024
 
 /**
  * What stands before each boundary but the first. Only for boundaries that can be read in one way: for others busboy
@@ -36,6 +38,7 @@ export class FormFeed {
   readonly #request: IncomingMessage
   readonly #busboy: Writable
   readonly #delimiter: Buffer
+  readonly #onData: (data: Buffer) => void
   /** The last bytes, while they may be the beginning of a delimiter. The first one comes without its line end, so busboy begins with that. */
   #held: Buffer = lineEnd
   /** How many of them busboy has, and holds back as well. */
@@ -46,12 +49,22 @@ export class FormFeed {
   #left: number
   #stopped = false
 
-  /** @param mostDelimiters after which the form has ended or has been refused: what comes then is for nobody */
-  constructor(request: IncomingMessage, busboy: Writable, delimiter: Buffer, mostDelimiters: number) {
+  /**
+   * @param mostDelimiters after which the form has ended or has been refused: what comes then is for nobody
+   * @param onData called with all that comes, before anything is made of it
+   */
+  constructor(
+    request: IncomingMessage,
+    busboy: Writable,
+    delimiter: Buffer,
+    mostDelimiters: number,
+    onData: (data: Buffer) => void,
+  ) {
     this.#request = request
     this.#busboy = busboy
     this.#delimiter = delimiter
     this.#left = mostDelimiters
+    this.#onData = onData
   }
 
   start(): void {
@@ -90,15 +103,28 @@ export class FormFeed {
   }
 
   readonly #take = (data: Buffer) => {
+    this.#onData(data)
     let bytes = this.#held.length > 0 ? Buffer.concat([this.#held, data]) : data
     // Each costs more than many bytes.
     while (this.#left > 0 && !this.#stopped) {
       const found = findDelimiter(bytes, this.#delimiter)
-      if (found < 0) return this.#undelimited(bytes)
+      if (found < 0) return this.#undelimited(this.#behindHead(bytes))
       this.#left -= 1
-      this.#delimited(bytes.subarray(0, found))
-      bytes = bytes.subarray(found + this.#delimiter.length)
+      const next = bytes.subarray(found + this.#delimiter.length)
+      this.#delimited(this.#behindHead(bytes.subarray(0, found)))
+      bytes = next
     }
+  }
+
+  /** Gives busboy the head of a part by itself, so that it has seen little of a file when it tells of it. */
+  #behindHead(bytes: Buffer): Buffer {
+    if (this.#open || bytes.length < smallPart) return bytes
+    const end = this.#head.endIn(bytes)
+    // It holds back what may begin a delimiter.
+    const cut = end + this.#delimiter.length
+    if (end < 0 || cut >= bytes.length) return bytes
+    this.#undelimited(bytes.subarray(0, cut))
+    return bytes.subarray(cut - this.#held.length)
   }
 
   readonly #end = () => {
@@ -182,6 +208,12 @@ class PartHead {
 
   get isTorn(): boolean {
     return this.#hasBegun && !this.#isOver
+  }
+
+  /** Where it ends in these bytes; -1 when it does not, or not to see by these alone. */
+  endIn(bytes: Buffer): number {
+    const at = this.#isOver ? -1 : bytes.indexOf(headEnd)
+    return at < 0 ? -1 : at + headEnd.length
   }
 
   look(bytes: Buffer): void {
