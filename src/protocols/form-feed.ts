@@ -6,8 +6,6 @@ import type { IncomingMessage } from 'node:http'
 import { Readable, type Writable } from 'node:stream'
 import { findDelimiter } from './delimiter-search.ts'
 
-/** Bytes of the file that wait for their taker before the request is paused. */
-const fileBuffer = 64 * 1024
 const carriageReturn = 13
 const lineEnd = Buffer.from('\r\n')
 const headEnd = Buffer.from('\r\n\r\n')
@@ -86,7 +84,8 @@ export class FormFeed {
    * it does so within one write.
    */
   divert(parsed: Readable): Readable {
-    const file = new Readable({ highWaterMark: fileBuffer, read: this.#resume })
+    // Nothing is asked for while its taker pauses: the request holds enough.
+    const file = new Readable({ highWaterMark: 0, read: this.#resume })
     // Its taker may be looking elsewhere yet, or have refused it; then nobody else hears that it broke off.
     file.on('error', () => {})
     // What breaks the form off breaks busboy's stream, and so this one.
@@ -190,7 +189,7 @@ export class FormFeed {
   }
 
   #push(file: Readable, bytes: Buffer): void {
-    if (!file.push(bytes)) this.#request.pause()
+    if (!file.push(bytes) || file.isPaused()) this.#request.pause()
   }
 }
 

@@ -2,6 +2,7 @@
 import { type IncomingMessage, ServerResponse } from 'node:http'
 import { Readable, Writable } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
+import { pipeline } from 'node:stream/promises'
 import { setTimeout as pause } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
@@ -186,6 +187,54 @@ test('a request is paused while nobody reads the file', async () => {
     },
   )
   expect((await reading).file).toBe(4 * MiB)
+})
+
+test('nothing is laid by for a taker that pauses, and it gets all in the end, in whatever way it reads', async () => {
+  const content = Buffer.alloc(MiB, 'a')
+  const form = Buffer.concat([part('chunk', content, 'blob'), part('note', 'b'), last])
+  const pieces = Array.from({ length: Math.ceil(form.length / 50_000) }, (_, i) =>
+    form.subarray(i * 50_000, (i + 1) * 50_000),
+  )
+  const ways: ((stream: Readable, request: Readable) => Promise<number>)[] = [
+    (stream, request) =>
+      new Promise((resolve, reject) => {
+        let size = 0
+        stream.on('data', (data: Buffer) => {
+          size += data.length
+          stream.pause()
+          setTimeout(() => {
+            // The first piece brings the head too, and is given in two; the last one ends the file, and the form goes on.
+            const isBetween = size > 50_000 && size < MiB
+            if (isBetween && (stream.readableLength > 0 || !request.isPaused())) reject(new Error('Bytes are laid by.'))
+            stream.resume()
+          }, 5)
+        })
+        stream.once('end', () => resolve(size))
+      }),
+    async (stream) => {
+      let size = 0
+      const slow = new Writable({
+        highWaterMark: 1,
+        write(data, _encoding, done) {
+          size += data.length
+          setTimeout(done, 2)
+        },
+      })
+      await pipeline(stream, slow)
+      return size
+    },
+    async (stream) => {
+      let size = 0
+      for await (const data of stream) size += data.length
+      return size
+    },
+  ]
+  for (const way of ways) {
+    const request = requestOf(pieces)
+    const plan = { fieldName: 'chunk', maxBytes: 64 * MiB, idleTimeout: 30_000 }
+    const reading = readForm(request, new ServerResponse(request), plan, ({ stream }) => way(stream, request))
+    expect(await reading).toMatchObject({ fields: { note: 'b' }, file: MiB })
+  }
 })
 
 test('a form goes on behind a file that was more than its taker had room for', async () => {
