@@ -145,12 +145,12 @@ describe.skipIf(process.platform !== 'linux')('an open journal file', () => {
     expect(await callsOf(async () => expect(await store.countOpen()).toBe(20))).toEqual(['readdir', 'lstat'])
   })
 
-  test('is of at most 128 records', async () => {
+  test('is of at most 256 records', async () => {
     const store = open()
-    for (let n = 0; n < 140; n++) await store.create(newRecord({ id: idOf(n) }))
-    await openFilesSoon(128)
-    for (let n = 0; n < 140; n++) expect(await change(store, 2, idOf(n))).toBe(true)
-    await openFilesSoon(128)
+    for (let n = 0; n < 270; n++) await store.create(newRecord({ id: idOf(n) }))
+    await openFilesSoon(256)
+    for (let n = 0; n < 270; n++) expect(await change(store, 2, idOf(n))).toBe(true)
+    await openFilesSoon(256)
     await store.close()
     expect(openFiles()).toEqual([])
   })
