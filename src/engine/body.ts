@@ -22,7 +22,7 @@ const smallestBatch = 64 * 1024
  * What all bodies together gather before they write, bytes. When many come in at a time they write sooner: else their
  * buffers grow old, V8 frees them late, and no cache holds them any more.
  */
-const gatheredAtOnce = 8 * 1024 * 1024
+const gatheredAtOnce = 16 * 1024 * 1024
 let bodies = 0
 
 function batchSize(): number {
