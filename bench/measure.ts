@@ -77,7 +77,7 @@ export async function measure(contender: Contender, trial: Trial, place: Place):
       s3: s3 && { parts: s3.parts, calls: difference(s3.calls, callsBefore) },
     }
   } finally {
-    await stage.close()
+    await stage.closeEmpty()
   }
 }
 

@@ -2,7 +2,7 @@
 import { type ChildProcess, fork, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { rmSync } from 'node:fs'
-import { mkdtemp, readdir, readFile, truncate, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -49,23 +49,29 @@ export class Stage {
   }
 
   async close(): Promise<void> {
+    await this.#end()
+    await rm(this.folder, { recursive: true, force: true })
+    folders.delete(this.folder)
+  }
+
+  /**
+   * Gives the bytes of the files back, and leaves the files until this process ends: ext4 without a journal goes through all
+   * files deleted in the last minutes whenever one is made, so deleting them would make the next server slower, whichever it is.
+   */
+  async closeEmpty(): Promise<void> {
+    await this.#end()
+    for (const entry of await readdir(this.folder, { recursive: true, withFileTypes: true })) {
+      if (entry.isFile()) await truncate(join(entry.parentPath, entry.name))
+    }
+  }
+
+  async #end(): Promise<void> {
     for (const child of this.#children) {
       if (child.exitCode !== null || child.signalCode !== null) continue
       const exited = once(child, 'exit')
       child.kill('SIGKILL')
       await exited
     }
-    await emptyFiles(this.folder)
-  }
-}
-
-/**
- * Gives their bytes back, and leaves the files until the bench ends: ext4 without a journal goes through all files deleted
- * in the last minutes whenever one is made, so deleting them here would make the next server slower, whichever it is.
- */
-async function emptyFiles(folder: string): Promise<void> {
-  for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
-    if (entry.isFile()) await truncate(join(entry.parentPath, entry.name))
   }
 }
 
