@@ -19,10 +19,13 @@ export function findDelimiter(bytes: Buffer, delimiter: Buffer): number {
   for (let i = 1; i <= last; i++) {
     places[(((delimiter[i - 1] as number) << 4) ^ (delimiter[i] as number)) & 4095] = i
   }
+  // Bytes made for it, such as a run of one that the boundary repeats, allow only short steps.
+  let shortSteps = bytes.length >> 4
   let at = first + last
   while (at < bytes.length) {
     const place = places[(((bytes[at - 1] as number) << 4) ^ (bytes[at] as number)) & 4095] as number
     if (place === 0) at += last
+    else if (--shortSteps < 0) return bytes.indexOf(delimiter, at - last)
     else if (place < last) at += last - place
     else if (isAt(bytes, at - last, delimiter)) return at - last
     else at += 1

@@ -282,7 +282,7 @@ export class FileSessionStore implements SessionStore {
   }
 
   async #list(): Promise<string[]> {
-    const names = await this.#withDirectory(() => this.#fs.readdir(this.#directory))
+    const names = await this.#withDirectory(() => this.#files.withRoom(() => this.#fs.readdir(this.#directory)))
     await checkSameDirectory(this.#fs, this.#directory, await this.#open())
     return names.filter(isSessionId)
   }
@@ -318,7 +318,7 @@ export class FileSessionStore implements SessionStore {
   /** Folders of creations that were killed. Renamed first: one that only sleeps must not find a half-empty one. */
   async #removeLeftovers(): Promise<void> {
     const { making, removing } = SessionFolders
-    for (const name of await this.#fs.readdir(this.#directory)) {
+    for (const name of await this.#files.withRoom(() => this.#fs.readdir(this.#directory))) {
       const path = join(this.#directory, name)
       if (!(name.startsWith(making) || name.startsWith(removing)) || !(await this.#isLeftover(path))) continue
       const target = join(this.#directory, removing + name.slice(making.length))

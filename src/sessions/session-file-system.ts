@@ -1,6 +1,7 @@
 /** What the session store asks of the system. */
 import { fstatSync, statSync } from 'node:fs'
 import promises from 'node:fs/promises'
+import { dirname } from 'node:path'
 
 /** The calls that the session store makes, so that tests can make each of them fail. */
 export type SessionFileSystem = Pick<
@@ -38,8 +39,11 @@ const localTypes = [
 export async function isOnLocalDisk(fs: SessionFileSystem, path: string): Promise<boolean> {
   if (process.platform !== 'linux') return false
   try {
-    const { type } = await fs.statfs(path)
-    return localTypes.includes(type)
+    // A folder above may be on a network: every look at a path asks it again.
+    for (let at = path; ; at = dirname(at)) {
+      if (!localTypes.includes((await fs.statfs(at)).type)) return false
+      if (at === dirname(at)) return true
+    }
   } catch {
     return false
   }

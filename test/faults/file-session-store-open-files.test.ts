@@ -310,6 +310,23 @@ describe.skipIf(process.platform !== 'linux')('an open journal file', () => {
   })
 
   test.each([
+    ['counted', (store: FileSessionStore) => store.countOpen()],
+    [
+      'looked through',
+      async (store: FileSessionStore) => {
+        for await (const id of store.listExpired(0)) expect(id).toBeDefined()
+      },
+    ],
+  ])('is closed when the last descriptors are needed to have the records %s', async (_, look) => {
+    const { store, faults } = watched()
+    for (let n = 0; n < 5; n++) await store.create(newRecord({ id: idOf(n) }))
+    const scarce = (proceed: () => unknown) => (openFiles().length > 0 ? failing('EMFILE')() : proceed())
+    Object.assign(faults, { open: scarce, readdir: scarce })
+    await look(store)
+    expect(openFiles()).toEqual([])
+  })
+
+  test.each([
     ['a network', onNetwork, 'linux'],
     ['Windows', onDisk, 'win32'],
   ])('is none on %s, and no call is synchronous', async (_, type, platform) => {

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { JournalHandles } from '../../src/sessions/journal-handles.ts'
-import { nodeFileSystem } from '../../src/sessions/session-file-system.ts'
+import { isOnLocalDisk, nodeFileSystem } from '../../src/sessions/session-file-system.ts'
 
 type Handle = Awaited<ReturnType<typeof openFile>>
 
@@ -32,6 +32,16 @@ async function kept(name: string): Promise<{ path: string; handle: Handle }> {
 const isClosed = ({ handle }: { handle: Handle }) => handle.fd === -1
 
 describe.skipIf(process.platform !== 'linux')('JournalHandles', () => {
+  it('keeps none below a folder of a network, wherever that is', async () => {
+    const [ext4, nfs] = [0xef53, 0x6969]
+    for (const far of ['/', '/srv', '/srv/scratch', '/srv/scratch/sessions']) {
+      const statfs = async (path: string) => ({ type: path === far ? nfs : ext4 })
+      const mixed = { ...nodeFileSystem, statfs } as unknown as typeof nodeFileSystem
+      expect(await isOnLocalDisk(mixed, '/srv/scratch/sessions'), far).toBe(false)
+      expect(await isOnLocalDisk(mixed, '/mnt/sessions'), far).toBe(far !== '/')
+    }
+  })
+
   it('closes the file that was kept for a path when another one is', async () => {
     const [first, second] = [await kept('a'), await kept('a')]
     expect([isClosed(first), isClosed(second)]).toEqual([true, false])
