@@ -170,6 +170,7 @@ export class PartSender {
     completing: boolean,
     send: (partNumber: number) => Promise<boolean>,
   ): Promise<readonly unknown[]> {
+    const first = new Set(this.#readyOf(session, completing))
     const begun = new Set<number>()
     const under = new Set<Promise<void>>()
     const failures: unknown[] = []
@@ -181,10 +182,11 @@ export class PartSender {
     }
     const isFull = () => under.size + failures.length >= perUploadConcurrency
     try {
-      for (let latest = session; ; latest = await this.#current(session.id)) {
+      for (let latest = session, poked = this.#poked(session.id, again); ; latest = await this.#current(session.id)) {
         for (const part of this.#readyOf(latest, completing)) {
           if (isFull()) break
-          if (begun.has(part)) continue
+          // After a failure the run comes to its end, and tells of it; what is whole since then is for the next.
+          if (begun.has(part) || (failures.length > 0 && !first.has(part))) continue
           begun.add(part)
           const sending = send(part)
             .then(
@@ -195,8 +197,9 @@ export class PartSender {
           under.add(sending)
         }
         if (under.size === 0) return failures
-        const poked = this.#poked(session.id, again)
         await Promise.race(isFull() ? under : [...under, poked])
+        // Before the record is read: what comes in between must not be missed.
+        poked = this.#poked(session.id, again)
       }
     } finally {
       // Also when one fails: none may go on behind the caller's back.

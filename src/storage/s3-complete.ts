@@ -16,6 +16,8 @@ export interface Completion {
   readonly size: number
   /** The upload id that the object must carry. */
   readonly mark: string
+  /** Whether `parts` are known to have `size` bytes together: proven when they were sent, or listed. Then their names say enough. */
+  readonly isProven?: boolean
   readonly signal?: AbortSignal | undefined
 }
 
@@ -29,7 +31,7 @@ export interface Completion {
 export async function completeObject(connection: S3Connection, completion: Completion): Promise<void> {
   for (let attempt = 1; ; attempt++) {
     const { failure, etag } = await tryComplete(connection, completion)
-    if (failure === null && isNamedBy(etag, completion.parts)) return
+    if (failure === null && completion.isProven && isNamedBy(etag, completion.parts)) return
     const kind = failure === null ? null : kindOf(failure)
     if (kind === 'aborted' || kind === 'denied') throw failure
     let found: boolean
@@ -42,8 +44,13 @@ export async function completeObject(connection: S3Connection, completion: Compl
     }
     if (found) return
     if (failure === null) {
-      throw s3Error('gone', new Error('CompleteMultipartUpload succeeded, but the object of this upload is not there'))
+      // Not yet, perhaps: that it is gone for good is for the next try to say, which asks for a list first.
+      throw s3Error(
+        'transient',
+        new Error('CompleteMultipartUpload succeeded, but the object of this upload is not there'),
+      )
     }
+    if (kind === 'gone' && attempt > 1) throw s3Error('transient', failure as Error)
     if (kind !== 'transient' || attempt >= connection.attempts) throw failure
     await connection.pause(attempt, completion.signal)
   }

@@ -89,7 +89,7 @@ export class S3Connection {
     send: (newHash: () => Hash | null) => Promise<T>,
     look: () => Promise<Held>,
   ): Promise<Delivered<T>> {
-    // Those are checked by S3 itself.
+    // Those are checked by S3 itself, and how much of them it has kept is for a list or a look to say.
     const addsChecksums = await this.addsChecksums()
     for (let attempt = 1; ; attempt++) {
       let hash: Hash | null = null
@@ -98,8 +98,8 @@ export class S3Connection {
         return hash
       })
       try {
-        const isNamed = await this.#receipts.check(receipt, size, digestOf(hash), look)
-        return { receipt, isProven: isNamed || (addsChecksums && receipt.ChecksumCRC32 !== undefined) }
+        const isProven = await this.#receipts.check(receipt, size, digestOf(hash), look)
+        return { receipt, isProven }
       } catch (error) {
         if (classify(error) !== 'unconfirmed' || attempt >= this.settings.maxAttempts) throw toS3Error(error, 'receipt')
       }

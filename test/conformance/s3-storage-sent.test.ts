@@ -33,16 +33,16 @@ describe('parts that were sent', () => {
     expect(known()).toEqual([])
   })
 
-  it('are known with their CRC-32 where the client adds checksums, and one list serves a completion there', async () => {
+  it('are not known where the client adds checksums, as nobody has compared them; one list serves a completion there', async () => {
     const client = clientOf(fx.target, { requestChecksumCalculation: 'WHEN_SUPPORTED' })
     const storage = fx.adapter({ client, endpoint: undefined, accessKeyId: undefined, secretAccessKey: undefined })
     const { ref, info, known } = await sent('crc', storage)
-    expect(known().map((part) => part.crc32)).toEqual([
+    expect(known()).toEqual([])
+    const listed = await fx.parts(ref, storage)
+    expect(listed.map((part) => part.crc32)).toEqual([
       crc32(bytes.subarray(0, MIN_PART)),
       crc32(bytes.subarray(MIN_PART)),
     ])
-    const listed = await fx.parts(ref, storage)
-    expect(known()).toEqual(listed)
     fx.double.requests.length = 0
     await storage.multipart.complete(ref, listed, info)
     expect(fx.double.requests.map(({ op }) => op)).toEqual(['CompleteMultipartUpload'])
@@ -79,7 +79,8 @@ describe('parts that were sent', () => {
     await fx.storage.multipart.uploadPart(ref, 1, await fx.part(randomBytes(MIN_PART)))
     expect(await failureOf(storage.multipart.complete(ref, known(), info))).toMatchObject({ status: 502 })
     expect(await fx.exists('others')).toBe(false)
-    expect(known()).toHaveLength(2)
+    // The next try asks for a list.
+    expect(known()).toEqual([])
   })
 })
 
