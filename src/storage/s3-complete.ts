@@ -4,7 +4,6 @@ import type { CompletedPart } from '@aws-sdk/client-s3'
 import type { S3Connection } from './s3-connection.ts'
 import { kindOf, ReceiptError, s3Error } from './s3-errors.ts'
 import { encodeMark, UPLOAD_ID_MARK } from './s3-headers.ts'
-import { isNamedBy } from './s3-object-sum.ts'
 import type { Held } from './s3-receipt.ts'
 
 export interface Completion {
@@ -16,8 +15,6 @@ export interface Completion {
   readonly size: number
   /** The upload id that the object must carry. */
   readonly mark: string
-  /** Whether `parts` are known to have `size` bytes together: proven when they were sent, or listed. Then their names say enough. */
-  readonly isProven?: boolean
   readonly signal?: AbortSignal | undefined
 }
 
@@ -25,13 +22,12 @@ export interface Completion {
  * Resolves once the object is there.
  *
  * Neither a failure nor a success of CompleteMultipartUpload says enough: a lost answer may hide an object, and there
- * are servers that answer 200 to any multipart id when the key exists already. So it looks for the object with our mark
- * and our size, unless the answer names the object by the sum of exactly our parts.
+ * are servers that answer 200 to any multipart id when the key exists already, with the ETag that it would have had. So it looks
+ * for the object with our mark and our size.
  */
 export async function completeObject(connection: S3Connection, completion: Completion): Promise<void> {
   for (let attempt = 1; ; attempt++) {
-    const { failure, etag } = await tryComplete(connection, completion)
-    if (failure === null && completion.isProven && isNamedBy(etag, completion.parts)) return
+    const failure = await tryComplete(connection, completion)
     const kind = failure === null ? null : kindOf(failure)
     if (kind === 'aborted' || kind === 'denied') throw failure
     let found: boolean
@@ -56,16 +52,11 @@ export async function completeObject(connection: S3Connection, completion: Compl
   }
 }
 
-interface Answer {
-  /** `null`: a success. */
-  readonly failure: unknown
-  readonly etag?: string | undefined
-}
-
-async function tryComplete(connection: S3Connection, completion: Completion): Promise<Answer> {
+/** `null`: a success. */
+async function tryComplete(connection: S3Connection, completion: Completion): Promise<unknown> {
   const { key, multipartId, parts, signal } = completion
   try {
-    const { ETag } = await connection.call(
+    await connection.call(
       'CompleteMultipartUpload',
       ({ client, sdk }, abortSignal) =>
         client.send(
@@ -80,9 +71,9 @@ async function tryComplete(connection: S3Connection, completion: Completion): Pr
       // Not repeated before a look: the object may be there already.
       { timeout: connection.settings.completeTimeout, repeat: false, signal },
     )
-    return { failure: null, etag: ETag }
+    return null
   } catch (failure) {
-    return { failure }
+    return failure
   }
 }
 

@@ -144,7 +144,7 @@ export class S3Multipart implements MultipartStorage {
     })
     // Whatever comes of it: the next try asks for a list.
     this.#sent.forget(upload.multipartId)
-    await completeObject(this.#connection, { ...completion, size, parts: named, isProven: true })
+    await completeObject(this.#connection, { ...completion, size, parts: named })
     return this.#connection.url(key)
   }
 

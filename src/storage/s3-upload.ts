@@ -38,8 +38,6 @@ export class StreamUpload {
   #body: CountedBody | null = null
   /** Whether a multipart upload may be open whose id we never learned. */
   #lostId = false
-  /** Whether S3 has named the bytes of everything sent so far. */
-  #isProven = true
 
   /** Listens to the stream from here on: an error that nobody hears ends the process. */
   constructor(connection: S3Connection, target: StreamTarget, stream: Readable) {
@@ -108,7 +106,7 @@ export class StreamUpload {
     const body = input.Body as Uint8Array | undefined
     const size = body?.byteLength ?? 0
     const { signal } = this.#stop
-    const { receipt, isProven } = await this.#connection.deliver(
+    const { receipt } = await this.#connection.deliver(
       size,
       signal,
       (newHash) => {
@@ -124,7 +122,6 @@ export class StreamUpload {
           ? heldPart(this.#connection, input as UploadPartCommandInput, signal)
           : heldObject(this.#connection, this.#target.key, signal),
     )
-    this.#isProven &&= isProven
     return receipt
   }
 
@@ -151,7 +148,6 @@ export class StreamUpload {
       parts: input.MultipartUpload?.Parts ?? [],
       size: this.#body?.seen ?? 0,
       mark: this.#target.mark,
-      isProven: this.#isProven,
       signal: this.#target.signal,
     })
     return {}

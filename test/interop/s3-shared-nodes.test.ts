@@ -53,7 +53,7 @@ describe('nodes that share nothing but S3 and sessions', () => {
     expect(sha256(await read(key))).toBe(sha256(file))
     expect(operations()).toEqual({
       ...{ CreateMultipartUpload: 1, UploadPart: chunks.length },
-      ...{ ListParts: 1, CompleteMultipartUpload: 1, ListObjectsV2: 1 },
+      ...{ ListParts: 1, CompleteMultipartUpload: 1, HeadObject: 1, ListObjectsV2: 1 },
     })
   })
 
