@@ -157,7 +157,7 @@ export class FileSessionStore implements SessionStore {
   }
 
   /**
-   * Waits for what is under way and closes the files that were kept open: those of at most 128 records that were changed
+   * Waits for what is under way and closes the files that were kept open: those of at most 256 records that were changed
    * in the last seconds. Without it they are closed soon, and they keep no process alive.
    */
   async close(): Promise<void> {

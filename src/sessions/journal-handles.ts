@@ -3,9 +3,9 @@
  * to Node's thread pool, the write; handing a call over costs far more than most of them take.
  *
  * Two questions are asked synchronously, and nothing else is: how long an open file is (`fstatSync`), and whether it is still
- * the one at its path, as it was (`statSync`), which opening it anew would have told. Neither can wait for a disk: the file
- * that is open keeps itself and every folder of its path in the kernel's memory. That holds for Linux and its own file
- * systems; with any other, no file stays open.
+ * the one at its path, as it was (`statSync`), which opening it anew would have told. Neither waits for a disk: the file
+ * that is open keeps itself and every folder of its path in the kernel's memory, unless somebody has removed it. That holds
+ * for Linux and its own file systems, all the way up; with any other, no file stays open.
  */
 import type { Stats } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'

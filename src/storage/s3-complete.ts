@@ -19,11 +19,11 @@ export interface Completion {
 }
 
 /**
- * Resolves once the object is there.
+ * Resolves once the object is there, with our mark and our size.
  *
  * Neither a failure nor a success of CompleteMultipartUpload says enough: a lost answer may hide an object, and there
- * are servers that answer 200 to any multipart id when the key exists already, with the ETag that it would have had. So it looks
- * for the object with our mark and our size.
+ * are servers that answer 200 to any multipart id when the key exists already, and with the ETag that the object would have
+ * had (Ceph). So it looks, always.
  */
 export async function completeObject(connection: S3Connection, completion: Completion): Promise<void> {
   for (let attempt = 1; ; attempt++) {
@@ -72,8 +72,8 @@ async function tryComplete(connection: S3Connection, completion: Completion): Pr
       { timeout: connection.settings.completeTimeout, repeat: false, signal },
     )
     return null
-  } catch (failure) {
-    return failure
+  } catch (error) {
+    return error
   }
 }
 

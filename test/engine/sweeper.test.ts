@@ -1,9 +1,10 @@
 import { execFile } from 'node:child_process'
-import { mkdir, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, symlink, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { promisify } from 'node:util'
 import { describe, expect, it } from 'vitest'
+import { dropToken, takeToken } from '../../src/engine/processes.ts'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
 import { testEngine } from '../support/engine.ts'
 import { bytes } from '../support/random.ts'
@@ -184,6 +185,26 @@ describe('the sweeper', () => {
       status: expect.toSatisfy((status) => [404, 410].includes(status)),
     })
     expect(await filesBelow(`${tempDir}/staging`)).toEqual([])
+  })
+})
+
+describe.runIf(process.platform === 'linux')('marks of claims', () => {
+  it('are used again, swept when their process is dead, and gone when the engine closes', async () => {
+    const { engine, client, tempDir } = testEngine()
+    const marks = () => readdir(join(tempDir, 'marks'))
+    const id = await client.create(300)
+    await client.write(id, 0, bytes(100))
+    const [first] = await marks()
+    expect(first).toBeDefined()
+    await client.write(id, 1, bytes(100))
+    expect(await marks()).toEqual([first])
+    const dead = takeToken()
+    dropToken(dead)
+    await symlink(dead, join(tempDir, 'marks', 'dead'))
+    await engine.sweep()
+    expect(await marks()).toEqual([first])
+    await engine.close()
+    expect(await marks()).toEqual([])
   })
 })
 

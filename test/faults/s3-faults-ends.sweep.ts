@@ -179,7 +179,6 @@ describe.each([
       const { key } = await server.engine.get({ uploadId: idIn(url), protocol: 'tus' })
       const neighbours = await plantNeighbours(bucket, key)
       double.fail(operation, { ...fault.order, skip: nth - 1 })
-      double.namesObjects = operation !== 'HeadObject'
       const mayEnd = operation === 'ListParts' && fault.order.status === 'NoSuchUpload'
       let offset = 0
       let ended = false

@@ -80,7 +80,6 @@ describe.each(places)('$operation, request $nth and on', ({ operation, nth, faul
         asking(operation, bucket),
       )
       double.pageSize = 2
-      double.namesObjects = operation !== 'HeadObject'
       const id = await client.start(sweepFile.length, { chunkSize: CHUNK })
       const key = await keyOf(id)
       const neighbours = await plantNeighbours(bucket, key)

@@ -75,7 +75,6 @@ async function upload(name: string, operation: string, orders: readonly OrderedF
   const id = await client.start(sweepFile.length, { chunkSize: CHUNK })
   const neighbours = await plantNeighbours(bucket, await keyOf(id))
   for (const order of orders) double.fail(operation, order)
-  double.namesObjects = operation !== 'HeadObject'
   const acknowledged = new Set<number>()
   await sendChunks(client, id, acknowledged)
   let result = await bounded(client.complete(id), name)

@@ -62,9 +62,8 @@ describe('S3 that answers with the checksum it was sent and keeps less', () => {
 describe('an object that shows late', () => {
   it.each([
     [
-      'and is not named by the answer',
+      'after an answer',
       () => {
-        target.double.namesObjects = false
         target.double.fail('HeadObject', { status: 'NoSuchKey', times: 2 })
         target.double.fail('GetObject', { status: 'NoSuchKey' })
       },

@@ -49,7 +49,6 @@ export async function overtake(fleet: Fleet, { how, wire, request, seed }: Stop)
   const { finish } = await unfinished(wire, fleet.url(seed % 3), file, Math.ceil(partSize / 3), name)
   const completed = await completions(fleet)
   double.requests.length = 0
-  double.namesObjects = request !== 'HeadObject'
   // It is carried out while the node is away, before or after the other has completed.
   double.fail(request, { status: 'ok', delayMs: [1, 250, 900][seed % 3] ?? 1 })
   const first = finish(fleet.url(0)).catch(() => null)

@@ -56,8 +56,6 @@ export class S3Double {
   readonly folder: string | null
   /** Most entries in one page of a listing, whatever the client asks for. */
   pageSize = 1000
-  /** Whether CompleteMultipartUpload answers with the ETag of the object; Ceph 16 leaves it empty. */
-  namesObjects = true
   /** The rules of every bucket, as S3 prints them; `null`: there are none. */
   lifecycle: string | null =
     '<Rule><Status>Enabled</Status><AbortIncompleteMultipartUpload><DaysAfterInitiation>7</DaysAfterInitiation></AbortIncompleteMultipartUpload></Rule>'
@@ -108,7 +106,6 @@ export class S3Double {
     this.#faults.clear()
     this.requests.length = 0
     this.pageSize = 1000
-    this.namesObjects = true
   }
 
   /** One operation's part of the log. */

@@ -169,8 +169,7 @@ export const operations: Readonly<Record<string, Operation>> = {
     const parts = elements(await text(await receive(call, payload)), 'Part').map(readNamedPart)
     const object = bucket.complete(call.key, call.query.get('uploadId') ?? '', parts, call.double.rules)
     const location = tag('Location', `${call.double.endpoint}/${call.bucket}/${call.key}`)
-    const rest =
-      tag('Bucket', call.bucket) + tag('Key', call.key) + tag('ETag', call.double.namesObjects ? object.etag : '')
+    const rest = tag('Bucket', call.bucket) + tag('Key', call.key) + tag('ETag', object.etag)
     return xml('CompleteMultipartUploadResult', location + rest)
   },
   AbortMultipartUpload: async (call) => {

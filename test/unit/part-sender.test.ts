@@ -164,6 +164,31 @@ describe('whole parts', () => {
     expect(seen).toMatchObject({ most: 2, opened: 1 })
   })
 
+  it('are seen also when they become whole while the record is being read', async () => {
+    const { sender, state, stored, parts } = await world(upload(1), 4)
+    const grow = async (whole: number) => {
+      const grown = await parts.sessions.update(id, (current) => ({ ...current, chunks: upload(whole).chunks }))
+      if (grown) sender.poke(grown)
+    }
+    let open: () => void = () => {}
+    state.gate = new Promise((resolve) => {
+      open = resolve
+    })
+    sender.poke(await stored())
+    await vi.waitFor(() => expect(state.under).toBe(1))
+    await grow(2)
+    const read = parts.sessions.get.bind(parts.sessions)
+    vi.spyOn(parts.sessions, 'get').mockImplementationOnce(async (uploadId) => {
+      const record = await read(uploadId)
+      await grow(3)
+      return record
+    })
+    await vi.waitFor(() => expect(state.under).toBe(3))
+    open()
+    await sender.idle(id)
+    expect(await stored()).toMatchObject({ sentParts: [[1, 3]] })
+  })
+
   it('at which somebody still is are sent in the same run, as soon as those are done', async () => {
     const { sender, seen, state, stored, parts } = await world(upload(2))
     let open: () => void = () => {}
