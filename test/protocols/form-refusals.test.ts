@@ -90,6 +90,25 @@ it('a form may be silent while its file is stored', async () => {
   expect(await client.until('"size":1000', 5_000)).toMatch(/^HTTP\/1.1 200 /)
 })
 
+it('a form may take longer than bodyIdleTimeout before and behind its file, as long as it gets on', async () => {
+  const { port } = await testServer({ bodyIdleTimeout: 1_000 })
+  const client = await rawSocket(port)
+  const field = `--${boundary}\r\nContent-Disposition: form-data; name="note"\r\n\r\n`
+  const form = `${fileHead('file')}${'x'.repeat(1000)}\r\n--${boundary}--`
+  client.send(beginning('/upload', field))
+  for (let piece = 0; piece < 6; piece++) {
+    await wait(300)
+    client.send('slow')
+  }
+  client.send(`\r\n${form}`)
+  const left = 100_000 - field.length - 24 - 2 - form.length
+  for (const piece of [1, 1, 1, 1, 1, left - 5]) {
+    await wait(300)
+    client.send(' '.repeat(piece))
+  }
+  expect(await client.until('"size":1000', 5_000)).toMatch(/^HTTP\/1.1 200 /)
+})
+
 it('a form with more metadata than there may be is refused, and the server goes on', async () => {
   const { url } = await testServer()
   const upload = (length: number) => {
