@@ -11,6 +11,8 @@ import { type Serving, startNode } from './serving.ts'
 export const MiB = 1024 * 1024
 export const GiB = 1024 * MiB
 
+const mostClaimed = 3 * GiB
+
 /** A server, and how the client talks to it. */
 export interface Contender extends Contact {
   readonly server: ServerKind
@@ -61,6 +63,7 @@ export async function measure(contender: Contender, trial: Trial, place: Place):
     for (const what of warmUp) await run(what)
     const callsBefore = sink ? (await storedIn(sink.child, [])).calls : {}
 
+    await stage.claimMemory(Math.min(bytesToCome(load), mostClaimed))
     const heapBefore = load.scenario === 'idle' ? await serving.heapBytes() : null
     const idle = await memoryOf(serving.child, true)
     const cpuBefore = await serving.cpuSeconds()
@@ -79,6 +82,12 @@ export async function measure(contender: Contender, trial: Trial, place: Place):
   } finally {
     await stage.closeEmpty()
   }
+}
+
+/** A page for each byte of the files, and a quarter more for what holds them on their way. */
+function bytesToCome({ scenario, lastOnly, files, size, chunkSize }: Load): number {
+  const perFile = lastOnly || scenario === 'idle' ? chunkSize : size
+  return files * perFile * 1.25
 }
 
 type Counts = Readonly<Record<string, number>>
