@@ -25,6 +25,11 @@ export interface ObjectInfo {
 export interface StorageAdapter {
   /** Stores the stream under `fileKey` and returns the public URL (or path) of the stored file. */
   upload(fileKey: string, stream: Readable, mimeType: string, info?: ObjectInfo): Promise<string>
+  /**
+   * As `upload`, for bytes that stay where they are and can be read any number of times, so that nothing has to be held in
+   * memory for a repetition. `info.size` is that of the body. Default: `upload` gets a stream of them.
+   */
+  uploadBody?(fileKey: string, body: PartBody, info: ObjectInfo): Promise<string>
   /** Deletes the object; a key that is not there is no error. */
   remove?(fileKey: string): Promise<void>
   /** Lets whole parts go to the storage while the client is still sending. */
@@ -129,7 +134,7 @@ export interface MultipartRef {
   readonly multipartId: string
 }
 
-/** The bytes of one part: they stay in place until the call settles, and can be read any number of times. */
+/** The bytes of one part, or of a whole file: they stay in place until the call settles, and can be read any number of times. */
 export interface PartBody {
   readonly size: number
   /** The file that begins with exactly these bytes; `null` when they lie in several files. */

@@ -1,8 +1,6 @@
 /** Brings the bytes of a whole upload into the storage as one object. */
-import { createReadStream } from 'node:fs'
-import type { Readable } from 'node:stream'
 import { StorageError, StorageUnavailableError, UploadLockedError } from '../errors.ts'
-import type { NamedPart, ObjectInfo, StoredObject, UploadSession } from '../types.ts'
+import type { NamedPart, ObjectInfo, PartBody, StoredObject, UploadSession } from '../types.ts'
 import { firstUnsettled } from './chunk-map.ts'
 import { composedPieces, pinSources } from './composer.ts'
 import type { EngineParts } from './engine-options.ts'
@@ -117,8 +115,7 @@ export class ObjectStorer {
         ...(found !== null && checksum !== null && { verified: checksum }),
       }))
       if (storage.adoptFile) return await withDeadline(storage.adoptFile(session.key, path, info), limit)
-      const stream = createReadStream(path, { highWaterMark: 256 * 1024 })
-      return await this.#upload(session, stream, info, limit)
+      return await this.#upload(session, staging.partBody(session.id, 1, size), info, limit)
     } finally {
       await claim.release()
     }
@@ -144,16 +141,19 @@ export class ObjectStorer {
     await this.#verify(session, checksum, pieces)
     const limit = AbortSignal.any([signal, AbortSignal.timeout(options.storageTimeout)])
     await stillOurs(this.#parts, session)
-    return this.#upload(session, staging.joinedBody(pieces).open(), objectInfo(session, limit), limit)
+    return this.#upload(session, staging.joinedBody(pieces), objectInfo(session, limit), limit)
   }
 
   #verify(session: UploadSession, checksum: string | null, files: readonly FilePiece[]): Promise<void> {
     return verifyWhole(session, checksum, (update) => this.#parts.staging.digest(files, update))
   }
 
-  async #upload(session: UploadSession, stream: Readable, info: ObjectInfo, limit: AbortSignal): Promise<string> {
+  async #upload({ key }: UploadSession, body: PartBody, info: ObjectInfo, limit: AbortSignal): Promise<string> {
+    const { storage } = this.#parts.options
+    if (storage.uploadBody) return withDeadline(storage.uploadBody(key, body, info), limit)
+    const stream = body.open()
     try {
-      return await withDeadline(this.#parts.options.storage.upload(session.key, stream, info.mimeType, info), limit)
+      return await withDeadline(storage.upload(key, stream, info.mimeType, info), limit)
     } finally {
       stream.destroy()
     }

@@ -1,10 +1,10 @@
 /** Private objects of S3: pieces of uploads that are not parts yet. */
 import type { Readable } from 'node:stream'
 import type { OpenStaged, PartBody, StagedObject, StagingStorage } from '../types.ts'
-import { CountedBody, withBody } from './s3-body.ts'
-import { heldObject } from './s3-complete.ts'
+import { CountedBody } from './s3-body.ts'
 import type { S3Connection } from './s3-connection.ts'
 import { kindOf, s3Error } from './s3-errors.ts'
+import { putObject } from './s3-put.ts'
 
 /** S3's own limit. */
 const keysPerCall = 1000
@@ -24,25 +24,10 @@ export class S3Staging implements StagingStorage {
     const params = {
       ...this.#target(key),
       ContentType: 'application/octet-stream',
-      ContentLength: body.size,
       ...(serverSideEncryption && { ServerSideEncryption: serverSideEncryption }),
       ...(sseKmsKeyId && { SSEKMSKeyId: sseKmsKeyId }),
     }
-    const timeout = this.#connection.timeoutFor(body.size)
-    await this.#connection.deliver(
-      body.size,
-      signal,
-      (newHash) =>
-        this.#connection.call(
-          'PutObject',
-          ({ client, sdk }, abortSignal) =>
-            withBody(body, newHash(), abortSignal, (Body) =>
-              client.send(new sdk.PutObjectCommand({ ...params, Body }), { abortSignal }),
-            ),
-          { signal, streamed: true, timeout },
-        ),
-      () => heldObject(this.#connection, this.#target(key).Key, signal),
-    )
+    await putObject(this.#connection, params, body, signal)
   }
 
   async open(key: string, { range, signal }: OpenStaged = {}): Promise<Readable> {

@@ -1,12 +1,13 @@
 /** Files in S3 or anything that speaks it. */
 import { randomUUID } from 'node:crypto'
 import type { Readable } from 'node:stream'
-import type { MultipartStorage, ObjectInfo, StagingStorage, StorageAdapter } from '../types.ts'
+import type { MultipartStorage, ObjectInfo, PartBody, StagingStorage, StorageAdapter } from '../types.ts'
 import { S3Connection } from './s3-connection.ts'
 import { kindOf } from './s3-errors.ts'
 import { objectParams, refuseStagingKey } from './s3-headers.ts'
 import { S3Multipart } from './s3-multipart.ts'
 import { readCredentials, readSettings, type S3StorageOptions } from './s3-options.ts'
+import { putObject } from './s3-put.ts'
 import { S3Staging } from './s3-staging.ts'
 import { StreamUpload } from './s3-upload.ts'
 
@@ -56,6 +57,17 @@ export class S3StorageAdapter implements StorageAdapter {
     const target = { key, mark, size: info?.size ?? null, signal: info?.signal }
     const params = objectParams(settings, mimeType, fileName, mark, info)
     await new StreamUpload(this.#connection, { ...target, params }, stream).run()
+    return this.#connection.url(key)
+  }
+
+  /** As `upload`; up to `partSize` bytes in one request that reads them from where they are. */
+  async uploadBody(fileKey: string, body: PartBody, info: ObjectInfo): Promise<string> {
+    if (body.size > this.multipart.partSize) return this.upload(fileKey, body.open(), info.mimeType, info)
+    const { settings } = this.#connection
+    refuseStagingKey(settings, fileKey)
+    const key = settings.prefix + fileKey
+    const params = objectParams(settings, info.mimeType, info.fileName, info.uploadId, info)
+    await putObject(this.#connection, { ...params, Bucket: settings.bucket, Key: key }, body, info.signal)
     return this.#connection.url(key)
   }
 

@@ -24,6 +24,8 @@ export interface StorageFixture {
 
 /** What an adapter can do, and in what it may differ. Everything optional is strict by default. */
 export interface StorageConformanceOptions {
+  /** Whether the adapter has `uploadBody`. Default `false`. */
+  readonly uploadBody?: boolean
   /** Whether the adapter has `remove`. */
   readonly remove: boolean
   /** Whether the adapter has `adoptFile`. */

@@ -6,6 +6,7 @@ import assert from 'node:assert/strict'
 import { access, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
+import { testBodies } from './storage-conformance-body.ts'
 import { testMultipart } from './storage-conformance-multipart.ts'
 import { testStaging } from './storage-conformance-staging.ts'
 import {
@@ -67,19 +68,21 @@ export function storageAdapterConformance(
   }
   check('has exactly the capabilities that are declared', async ({ adapter }) => {
     const has = {
+      uploadBody: typeof adapter.uploadBody === 'function',
       remove: typeof adapter.remove === 'function',
       adoptFile: typeof adapter.adoptFile === 'function',
       multipart: typeof adapter.multipart === 'object',
       staging: typeof adapter.staging === 'object',
     }
-    const { remove, adoptFile, multipart, staging = false } = options
-    assert.deepEqual(has, { remove, adoptFile, multipart, staging })
+    const { uploadBody = false, remove, adoptFile, multipart, staging = false } = options
+    assert.deepEqual(has, { uploadBody, remove, adoptFile, multipart, staging })
   })
   testBytes(check, options)
   testKeys(check, options)
   testBrokenSources(check, options)
   if (options.checksSize ?? true) testSizes(check)
   if (options.honoursSignal ?? true) testAborting(check, options)
+  if (options.uploadBody) testBodies(check, options)
   if (options.remove) testRemove(check)
   if (options.adoptFile) testAdopting(check)
   if (options.multipart) testMultipart(check, options)

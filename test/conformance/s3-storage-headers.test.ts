@@ -58,6 +58,22 @@ describe('what is stored beside the bytes', () => {
     expect((await headersOf('text/html', fileName)).ContentDisposition).toBe(`attachment; ${expected}`)
   })
 
+  it('is the same for a file and for a stream', async () => {
+    const info = objectInfo({
+      size: 1,
+      fileName: 'ä.html',
+      mimeType: 'text/html',
+      metadata: { by: 'me' },
+      uploadId: 'x',
+    })
+    const own = fx.adapter({ cacheControl: 'max-age=60', prefix: 'same/' })
+    await own.upload('stream', Readable.from([Buffer.from('x')]), info.mimeType, info)
+    await own.uploadBody('file', await fx.part(Buffer.from('x')), info)
+    const { ContentType, ContentDisposition, CacheControl, Metadata } = await fx.head('same/stream')
+    expect(Metadata).toHaveProperty('nexus-upload-id', 'x')
+    expect(await fx.head('same/file')).toMatchObject({ ContentType, ContentDisposition, CacheControl, Metadata })
+  })
+
   it('stores what is no media type as application/octet-stream', async () => {
     for (const type of ['', 'nonsense', 'a/b\r\nx: y', 'text/<script>']) {
       expect((await headersOf(type, 'a')).ContentType).toBe('application/octet-stream')

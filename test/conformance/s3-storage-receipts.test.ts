@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { Readable } from 'node:stream'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import type { S3StorageAdapter } from '../../src/s3.ts'
 import { failureOf, MIN_PART, objectInfo, S3Fixture } from '../support/s3-fixture.ts'
 import { clientOf, doubleTarget } from '../support/s3-target.ts'
 
@@ -130,6 +131,36 @@ describe('a stream', () => {
     await storage.upload('blind', stream(), 'text/plain')
     expect((await fx.double.read(fx.bucket, 'blind')).equals(bytes)).toBe(true)
   })
+})
+
+describe('a file', () => {
+  const send = async (storage: S3StorageAdapter, key: string) => {
+    const body = await fx.part(bytes)
+    return storage.uploadBody(key, body, objectInfo({ size: body.size }))
+  }
+
+  it.each(lies)('is sent again, from its first byte, when the answer is %s [F02]', async (status) => {
+    const storage = await knowing()
+    fx.double.fail('PutObject', { status })
+    await send(storage, `file/${status}`)
+    expect(fx.double.log('PutObject')).toHaveLength(2)
+    expect((await fx.double.read(fx.bucket, `file/${status}`)).equals(bytes)).toBe(true)
+    fx.double.fail('PutObject', { status, times: 9 })
+    expect(await failureOf(send(storage, `file/${status}`))).toMatchObject(untrue)
+  })
+
+  it.each(['SlowDown', 'InternalError', 'reset'])(
+    'is sent again after %s, and its streams are closed',
+    async (status) => {
+      const storage = fx.adapter()
+      const body = await fx.part(bytes)
+      fx.double.fail('PutObject', { status, times: 2 })
+      await storage.uploadBody(`file/${status}`, body, objectInfo({ size: body.size }))
+      expect((await fx.double.read(fx.bucket, `file/${status}`)).equals(bytes)).toBe(true)
+      expect(body.opened).toHaveLength(3)
+      expect(body.opened.every((stream) => stream.destroyed)).toBe(true)
+    },
+  )
 })
 
 describe('a piece of an upload', () => {
