@@ -1,4 +1,5 @@
 /** Brings the bytes of a whole upload into the storage as one object. */
+import type { Readable } from 'node:stream'
 import { StorageError, StorageUnavailableError, UploadLockedError } from '../errors.ts'
 import type { NamedPart, ObjectInfo, PartBody, StoredObject, UploadSession } from '../types.ts'
 import { firstUnsettled } from './chunk-map.ts'
@@ -150,12 +151,14 @@ export class ObjectStorer {
 
   async #upload({ key }: UploadSession, body: PartBody, info: ObjectInfo, limit: AbortSignal): Promise<string> {
     const { storage } = this.#parts.options
-    if (storage.uploadBody) return withDeadline(storage.uploadBody(key, body, info), limit)
-    const stream = body.open()
+    const opened = new OpenedBody(body)
     try {
-      return await withDeadline(storage.upload(key, stream, info.mimeType, info), limit)
+      const stored = storage.uploadBody
+        ? storage.uploadBody(key, opened, info)
+        : storage.upload(key, opened.open(), info.mimeType, info)
+      return await withDeadline(stored, limit)
     } finally {
-      stream.destroy()
+      opened.close()
     }
   }
 
@@ -175,6 +178,33 @@ export class ObjectStorer {
     })
     await this.#verify(session, checksum, files)
     await stillOurs(this.#parts, session, (latest) => ({ ...latest, verified: checksum }))
+  }
+}
+
+/** A body that ends with the call it was made for: a storage that goes on after its deadline finds no bytes to publish. */
+class OpenedBody implements PartBody {
+  readonly size: number
+  readonly path: string | null
+  readonly #body: PartBody
+  readonly #streams = new Set<Readable>()
+  #isClosed = false
+
+  constructor(body: PartBody) {
+    this.size = body.size
+    this.path = body.path
+    this.#body = body
+  }
+
+  readonly open = (): Readable => {
+    if (this.#isClosed) throw new StorageUnavailableError()
+    const stream = this.#body.open()
+    this.#streams.add(stream)
+    return stream.once('close', () => this.#streams.delete(stream))
+  }
+
+  close(): void {
+    this.#isClosed = true
+    for (const stream of this.#streams) stream.destroy()
   }
 }
 

@@ -137,6 +137,12 @@ export class S3Connection {
     }
   }
 
+  /** Whether the client sends a request again by itself, to another region: a stream would have been read by then. */
+  async followsRegions(): Promise<boolean> {
+    const { client } = await this.api()
+    return client.config.followRegionRedirects === true
+  }
+
   /** The URL under which the object is reached. */
   async url(key: string): Promise<string> {
     const { publicUrl } = this.settings

@@ -34,7 +34,7 @@ export interface S3StorageOptions {
   region?: string | undefined
   /**
    * A client of your own instead of endpoint, region and credentials. It is used as it is: its own retries apply to
-   * everything but streamed parts, and `close()` leaves it open.
+   * everything but the bytes of files and parts that come from the disk, and `close()` leaves it open.
    */
   client?: S3Client | undefined
   /** Put before every key, with a `/` between. Default: none. */

@@ -60,15 +60,31 @@ export class S3StorageAdapter implements StorageAdapter {
     return this.#connection.url(key)
   }
 
-  /** As `upload`; up to `partSize` bytes in one request that reads them from where they are. */
+  /**
+   * As `upload`, in one request that reads the bytes from where they are. What that cannot do goes to `upload`: more than 5 GiB, and
+   * clients that send a request again by themselves, to another region. So does everything where `upload` is overridden.
+   */
   async uploadBody(fileKey: string, body: PartBody, info: ObjectInfo): Promise<string> {
-    if (body.size > this.multipart.partSize) return this.upload(fileKey, body.open(), info.mimeType, info)
     const { settings } = this.#connection
     refuseStagingKey(settings, fileKey)
+    const isOverridden = this.upload !== S3StorageAdapter.prototype.upload
+    if (isOverridden || body.size > this.multipart.maxPartSize || (await this.#connection.followsRegions())) {
+      return this.#uploadStream(fileKey, body.open(), info)
+    }
     const key = settings.prefix + fileKey
     const params = objectParams(settings, info.mimeType, info.fileName, info.uploadId, info)
     await putObject(this.#connection, { ...params, Bucket: settings.bucket, Key: key }, body, info.signal)
     return this.#connection.url(key)
+  }
+
+  async #uploadStream(fileKey: string, stream: Readable, info: ObjectInfo): Promise<string> {
+    // Until `upload` listens.
+    stream.on('error', () => {})
+    try {
+      return await this.upload(fileKey, stream, info.mimeType, info)
+    } finally {
+      stream.destroy()
+    }
   }
 
   /** Deletes the object; in a bucket with versions, hides it. */

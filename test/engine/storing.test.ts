@@ -9,7 +9,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest'
 import { Claims } from '../../src/engine/claims.ts'
 import { MemorySessionStore } from '../../src/sessions/memory-session-store.ts'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
-import type { ObjectInfo, StorageAdapter, UploadHooks, UploadSession } from '../../src/types.ts'
+import type { ObjectInfo, PartBody, StorageAdapter, UploadHooks, UploadSession } from '../../src/types.ts'
 import { testEngine } from '../support/engine.ts'
 import { bytes, cut } from '../support/random.ts'
 import { sharedNodes, sharedStorage } from '../support/shared-nodes.ts'
@@ -227,6 +227,22 @@ describe('the answer of a storage', () => {
     expect(error).toMatchObject({ status: 502, retryable: true, cause: failure })
     expect(error.message).not.toContain('fire')
     expect(events).toEqual([{ uploadId: id, operation: 'complete', error: failure }])
+  })
+
+  it('that never comes gets no bytes any more, from whatever it has opened or opens yet', async () => {
+    const given: { body: PartBody; stream: Readable }[] = []
+    const storage: StorageAdapter = {
+      upload: () => Promise.reject(new Error('not needed')),
+      uploadBody: (_key, body) => {
+        given.push({ body, stream: body.open() })
+        return new Promise(() => {})
+      },
+    }
+    const { complete, record } = await uploaded(storage, { storageTimeout: 100 })
+    expect(await complete().catch((cause) => cause)).toMatchObject({ code: 'STORAGE_TIMEOUT' })
+    expect(given.map(({ stream }) => stream.destroyed)).toEqual([true])
+    expect(() => given[0]?.body.open()).toThrow()
+    expect(await record()).toMatchObject({ state: 'active', object: null })
   })
 
   it('ends what it was given to read, and a call that takes too long', async () => {

@@ -1,0 +1,150 @@
+/** A file that goes to S3 in one request: over lines that change bytes, with clients of all kinds. Always against the double. */
+import { randomBytes } from 'node:crypto'
+import { createServer, type Server, request as send } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import type { Readable } from 'node:stream'
+import { buffer } from 'node:stream/consumers'
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { S3StorageAdapter } from '../../src/s3.ts'
+import type { ObjectInfo } from '../../src/types.ts'
+import { failureOf, objectInfo, S3Fixture } from '../support/s3-fixture.ts'
+import { clientOf, doubleTarget } from '../support/s3-target.ts'
+
+const bytes = randomBytes(20_000)
+const info = objectInfo({ size: bytes.length })
+
+let fx: S3Fixture
+let line: Line
+
+beforeAll(async () => {
+  fx = await S3Fixture.start(await doubleTarget())
+  line = await Line.start(fx.target.endpoint)
+})
+afterEach(() => {
+  fx.double.reset()
+  line.changes = 0
+})
+afterAll(async () => {
+  await line?.stop()
+  await fx?.close()
+})
+
+/** Between the adapter and S3. */
+class Line {
+  /** How many bodies it will still change a byte of. */
+  changes = 0
+  readonly #server: Server
+  readonly endpoint: string
+
+  private constructor(server: Server) {
+    this.#server = server
+    this.endpoint = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  }
+
+  static async start(endpoint: string): Promise<Line> {
+    const server = createServer(async (request, response) => {
+      const body = await buffer(request)
+      if (body.length > 0 && line.changes > 0) {
+        line.changes -= 1
+        body.writeUInt8(body.readUInt8(100) ^ 1, 100)
+      }
+      const { method, url, headers } = request
+      send(endpoint + url, { method, headers, agent: false }, (answer) => {
+        response.writeHead(answer.statusCode ?? 500, answer.headers)
+        answer.pipe(response)
+      }).end(body)
+    })
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    return new Line(server)
+  }
+
+  stop(): Promise<unknown> {
+    this.#server.closeAllConnections()
+    return new Promise((resolve) => this.#server.close(resolve))
+  }
+}
+
+const given = { endpoint: undefined, accessKeyId: undefined, secretAccessKey: undefined }
+/** The SDK's default for a client without an endpoint. */
+const adding = () =>
+  clientOf({ ...fx.target, endpoint: line.endpoint }, { requestChecksumCalculation: 'WHEN_SUPPORTED' })
+
+describe('bytes that change on their way', () => {
+  it('are refused by S3 and sent again, though nobody may look [F02]', async () => {
+    const storage = fx.adapter({ endpoint: line.endpoint })
+    fx.double.fail('HeadObject', { status: 'AccessDenied', times: 9 })
+    line.changes = 1
+    await storage.uploadBody('changed', await fx.part(bytes), info)
+    expect(fx.double.log('PutObject').map(({ status }) => status)).toEqual([400, 200])
+    expect((await fx.double.read(fx.bucket, 'changed')).equals(bytes)).toBe(true)
+  })
+
+  it('are never published, however often they change [F02]', async () => {
+    const storage = fx.adapter({ endpoint: line.endpoint })
+    line.changes = 99
+    expect(await failureOf(storage.uploadBody('never', await fx.part(bytes), info))).toMatchObject({ retryable: true })
+    expect(await fx.exists('never')).toBe(false)
+  })
+
+  it('are refused also when the client adds checksums, and nothing is framed for them [F02]', async () => {
+    const client = adding()
+    const storage = fx.adapter({ client, ...given })
+    line.changes = 1
+    await storage.uploadBody('summed', await fx.part(bytes), info)
+    const [first, second] = fx.double.log('PutObject')
+    expect([first?.status, second?.status]).toEqual([400, 200])
+    expect(second?.headers).toMatchObject({ 'content-length': '20000', 'x-amz-checksum-crc32': expect.any(String) })
+    expect(second?.headers).not.toHaveProperty('content-encoding')
+    expect((await fx.double.read(fx.bucket, 'summed')).equals(bytes)).toBe(true)
+    client.destroy()
+  })
+
+  it('of a piece of an upload are refused as well [F02]', async () => {
+    const { staging } = fx.adapter({ endpoint: line.endpoint, stagingPrefix: 'pieces' })
+    line.changes = 1
+    await staging?.put('one', await fx.part(bytes))
+    expect(fx.double.log('PutObject').map(({ status }) => status)).toEqual([400, 200])
+  })
+})
+
+describe('what goes to `upload` instead', () => {
+  it('is all of an adapter that overrides it', async () => {
+    const scanned: Buffer[] = []
+    class Scanning extends S3StorageAdapter {
+      override async upload(key: string, stream: Readable, type: string, about?: ObjectInfo): Promise<string> {
+        scanned.push(await buffer(stream))
+        return super.upload(key, (await fx.part(bytes)).open(), type, about)
+      }
+    }
+    const { endpoint, region, accessKeyId, secretAccessKey, bucket } = fx.target
+    const storage = new Scanning({ endpoint, region, accessKeyId, secretAccessKey, bucket, forcePathStyle: true })
+    const body = await fx.part(bytes)
+    await storage.uploadBody('scanned', body, info)
+    expect(scanned.map((each) => each.equals(bytes))).toEqual([true])
+    expect(body.opened.map(({ destroyed }) => destroyed)).toEqual([true])
+    await storage.close()
+  })
+
+  it('is what a client sends that follows S3 to other regions', async () => {
+    const client = clientOf(fx.target, { followRegionRedirects: true })
+    const storage = fx.adapter({ client, ...given })
+    await storage.uploadBody('redirected', await fx.part(bytes), info)
+    // From memory, so that it can be sent again: then the request has the sum of its bytes.
+    expect(fx.double.log('PutObject')[0]?.headers['x-amz-content-sha256']).toMatch(/^[0-9a-f]{64}$/)
+    client.destroy()
+  })
+})
+
+it('opens nothing for a key among the private pieces', async () => {
+  const storage = fx.adapter({ stagingPrefix: 'pieces' })
+  const body = await fx.part(bytes)
+  expect(await failureOf(storage.uploadBody('pieces/x', body, info))).toMatchObject({ code: 'S3_UPLOAD_FAILED' })
+  expect(body.opened).toEqual([])
+})
+
+it('sends nothing of a body that goes on behind its end', async () => {
+  const body = await fx.part(bytes)
+  const longer = { ...body, size: bytes.length - 1 }
+  await failureOf(fx.storage.uploadBody('longer', longer, { ...info, size: longer.size }))
+  expect(fx.double.log('PutObject')).toEqual([])
+})
