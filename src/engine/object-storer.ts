@@ -199,6 +199,8 @@ class OpenedBody implements PartBody {
     if (this.#isClosed) throw new StorageUnavailableError()
     const stream = this.#body.open()
     this.#streams.add(stream)
+    // The storage may not listen yet when it fails, or not any more.
+    stream.on('error', () => {})
     return stream.once('close', () => this.#streams.delete(stream))
   }
 

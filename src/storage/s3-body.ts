@@ -62,7 +62,7 @@ export async function withBody<T>(
     fail = reject
   })
   broken.catch(() => {})
-  const source = open()
+  const source = opened(open)
   const body = new CountedBody(source, size, fail, hash)
   const close = () => {
     source.destroy()
@@ -74,6 +74,14 @@ export async function withBody<T>(
   } finally {
     signal.removeEventListener('abort', close)
     close()
+  }
+}
+
+function opened(open: () => Readable): Readable {
+  try {
+    return open()
+  } catch (error) {
+    throw asSourceError(error)
   }
 }
 

@@ -139,8 +139,17 @@ export class S3Connection {
 
   /** Whether the client sends a request again by itself, to another region: a stream would have been read by then. */
   async followsRegions(): Promise<boolean> {
-    const { client } = await this.api()
-    return client.config.followRegionRedirects === true
+    try {
+      const { client } = await this.api()
+      return client.config.followRegionRedirects === true
+    } catch (error) {
+      throw toS3Error(error, 'configuration')
+    }
+  }
+
+  /** For the MD5 of a body; `null` where there is none to be had. */
+  newHash(): Hash | null {
+    return this.#receipts.hash()
   }
 
   /** The URL under which the object is reached. */

@@ -80,6 +80,9 @@ const byName: Readonly<Record<string, FailureKind>> = {
   // The network damaged or cut the body on its way.
   IncompleteBody: 'transient',
   BadDigest: 'transient',
+  // Of a sum that we made: other words for the same.
+  InvalidDigest: 'transient',
+  XAmzContentChecksumMismatch: 'transient',
   XAmzContentSHA256Mismatch: 'transient',
 }
 

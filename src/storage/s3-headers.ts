@@ -124,3 +124,10 @@ function entrySize(name: string, value: string): number {
 function wellFormed(value: string): string {
   return value.replace(/\p{Surrogate}/gu, '\ufffd')
 }
+
+/** A CRC-32 as S3 writes it. */
+export function crc32Text(crc32: number): string {
+  const bytes = Buffer.alloc(4)
+  bytes.writeUInt32BE(crc32)
+  return bytes.toString('base64')
+}

@@ -5,7 +5,7 @@ import { withBody } from './s3-body.ts'
 import { completeObject, findCompleted } from './s3-complete.ts'
 import type { S3Connection } from './s3-connection.ts'
 import { kindOf, ReceiptError, s3Error } from './s3-errors.ts'
-import { type ObjectParams, objectParams, refuseStagingKey } from './s3-headers.ts'
+import { crc32Text, type ObjectParams, objectParams, refuseStagingKey } from './s3-headers.ts'
 import { warnAboutLifecycle } from './s3-lifecycle.ts'
 import { S3_LIMITS } from './s3-options.ts'
 import { signUrl } from './s3-presign.ts'
@@ -140,7 +140,7 @@ export class S3Multipart implements MultipartStorage {
     }
     // CompleteMultipartUpload must repeat the checksums of parts that were sent with one.
     const named = sorted.map(({ partNumber, etag, crc32 }) => {
-      return { PartNumber: partNumber, ETag: etag, ...(crc32 === undefined ? {} : { ChecksumCRC32: textOf(crc32) }) }
+      return { PartNumber: partNumber, ETag: etag, ...(crc32 === undefined ? {} : { ChecksumCRC32: crc32Text(crc32) }) }
     })
     // Whatever comes of it: the next try asks for a list.
     this.#sent.forget(upload.multipartId)
@@ -257,12 +257,6 @@ function nextMarker(operation: string, before: string | undefined, next: string 
 function numberOf(crc32: string | undefined): number | undefined {
   const bytes = Buffer.from(crc32 ?? '', 'base64')
   return bytes.length === 4 ? bytes.readUInt32BE() : undefined
-}
-
-function textOf(crc32: number): string {
-  const bytes = Buffer.alloc(4)
-  bytes.writeUInt32BE(crc32)
-  return bytes.toString('base64')
 }
 
 function readPart(part: Part): StoredPart {

@@ -7,6 +7,7 @@ import type { PutObjectCommandInput } from '@aws-sdk/client-s3'
 import { asSourceError, type Body, CountedBody, withBody } from './s3-body.ts'
 import { heldObject } from './s3-complete.ts'
 import type { S3Connection } from './s3-connection.ts'
+import { crc32Text } from './s3-headers.ts'
 
 type Params = Omit<PutObjectCommandInput, 'Body' | 'ContentLength'> & { readonly Key: string }
 
@@ -21,6 +22,7 @@ export async function putObject(
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const timeout = connection.timeoutFor(body.size)
+  const addsChecksums = await connection.addsChecksums()
   await connection.deliver(
     body.size,
     signal,
@@ -28,7 +30,8 @@ export async function putObject(
       connection.call(
         'PutObject',
         async ({ client, sdk }, abortSignal) => {
-          const sum = await sumOf(body, newHash(), abortSignal)
+          const md5 = newHash() ?? connection.newHash()
+          const sum = await sumOf(body, md5, addsChecksums || md5 === null, abortSignal)
           return withBody(body, null, abortSignal, (Body) =>
             client.send(new sdk.PutObjectCommand({ ...params, ...sum, Body, ContentLength: body.size }), {
               abortSignal,
@@ -42,19 +45,20 @@ export async function putObject(
 }
 
 /**
- * With a hash, its sum, which it keeps for the receipt. Without one the client adds checksums, or there is no MD5: then the
- * CRC-32, which also keeps the client from framing the body for a sum behind it.
+ * The MD5, which every S3 looks at; its hash is kept for the receipt. Clients that add checksums would frame the body for one behind
+ * it if there were no CRC-32 ahead, and not every S3 looks at that.
  */
 async function sumOf(
   body: Body,
-  hash: Hash | null,
+  md5: Hash | null,
+  withCrc: boolean,
   signal: AbortSignal,
 ): Promise<Pick<PutObjectCommandInput, 'ContentMD5' | 'ChecksumCRC32'>> {
   let crc = 0
   const take = async (bytes: AsyncIterable<Buffer>) => {
     for await (const piece of bytes) {
-      if (hash) hash.update(piece)
-      else crc = crc32(piece, crc)
+      md5?.update(piece)
+      if (withCrc) crc = crc32(piece, crc)
     }
   }
   try {
@@ -63,8 +67,8 @@ async function sumOf(
   } catch (error) {
     throw asSourceError(error)
   }
-  if (hash) return { ContentMD5: hash.copy().digest('base64') }
-  const bytes = Buffer.alloc(4)
-  bytes.writeUInt32BE(crc)
-  return { ChecksumCRC32: bytes.toString('base64') }
+  return {
+    ...(md5 && { ContentMD5: md5.copy().digest('base64') }),
+    ...(withCrc && { ChecksumCRC32: crc32Text(crc) }),
+  }
 }

@@ -61,14 +61,16 @@ export class S3StorageAdapter implements StorageAdapter {
   }
 
   /**
-   * As `upload`, in one request that reads the bytes from where they are. What that cannot do goes to `upload`: more than 5 GiB, and
-   * clients that send a request again by themselves, to another region. So does everything where `upload` is overridden.
+   * As `upload`, in one request that reads the bytes from where they are. What that cannot do goes to `upload`: more than 5 GiB,
+   * clients that send a request again by themselves, to another region, and hosts without MD5, where only a signature over
+   * bytes in memory shows whether they change on their way. So does everything where `upload` is overridden.
    */
   async uploadBody(fileKey: string, body: PartBody, info: ObjectInfo): Promise<string> {
     const { settings } = this.#connection
     refuseStagingKey(settings, fileKey)
     const isOverridden = this.upload !== S3StorageAdapter.prototype.upload
-    if (isOverridden || body.size > this.multipart.maxPartSize || (await this.#connection.followsRegions())) {
+    const isSent = !isOverridden && body.size <= this.multipart.maxPartSize && this.#connection.newHash() !== null
+    if (!isSent || (await this.#connection.followsRegions())) {
       return this.#uploadStream(fileKey, body.open(), info)
     }
     const key = settings.prefix + fileKey

@@ -1,11 +1,12 @@
 /** A file that goes to S3 in one request: over lines that change bytes, with clients of all kinds. Always against the double. */
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { createServer, type Server, request as send } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { Readable } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { S3StorageAdapter } from '../../src/s3.ts'
+import { Receipts } from '../../src/storage/s3-receipt.ts'
 import type { ObjectInfo } from '../../src/types.ts'
 import { failureOf, objectInfo, S3Fixture } from '../support/s3-fixture.ts'
 import { clientOf, doubleTarget } from '../support/s3-target.ts'
@@ -95,9 +96,21 @@ describe('bytes that change on their way', () => {
     expect([first?.status, second?.status]).toEqual([400, 200])
     expect(second?.headers).toMatchObject({ 'content-length': '20000', 'x-amz-checksum-crc32': expect.any(String) })
     expect(second?.headers).not.toHaveProperty('content-encoding')
+    // For servers that look at no CRC-32.
+    expect(second?.headers['content-md5']).toBe(createHash('md5').update(bytes).digest('base64'))
+    expect(second?.headers.authorization).toMatch(/SignedHeaders=[^,]*content-md5/)
     expect((await fx.double.read(fx.bucket, 'summed')).equals(bytes)).toBe(true)
     client.destroy()
   })
+
+  it.each(['InvalidDigest', 'XAmzContentChecksumMismatch'])(
+    'are sent again whatever the server calls it: %s',
+    async (status) => {
+      fx.double.fail('PutObject', { status })
+      await fx.storage.uploadBody(status, await fx.part(bytes), info)
+      expect(fx.double.log('PutObject')).toHaveLength(2)
+    },
+  )
 
   it('of a piece of an upload are refused as well [F02]', async () => {
     const { staging } = fx.adapter({ endpoint: line.endpoint, stagingPrefix: 'pieces' })
@@ -123,6 +136,13 @@ describe('what goes to `upload` instead', () => {
     expect(scanned.map((each) => each.equals(bytes))).toEqual([true])
     expect(body.opened.map(({ destroyed }) => destroyed)).toEqual([true])
     await storage.close()
+  })
+
+  it('is all where there is no MD5', async () => {
+    const noHash = vi.spyOn(Receipts.prototype, 'hash').mockReturnValue(null)
+    await fx.storage.uploadBody('unhashed', await fx.part(bytes), info)
+    noHash.mockRestore()
+    expect(fx.double.log('PutObject')[0]?.headers['x-amz-content-sha256']).toMatch(/^[0-9a-f]{64}$/)
   })
 
   it('is what a client sends that follows S3 to other regions', async () => {
