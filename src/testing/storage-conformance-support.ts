@@ -40,6 +40,8 @@ export interface StorageConformanceOptions {
   readonly honoursSignal?: boolean
   /** `false` when `complete` takes parts below `minPartSize` in the middle. Default `true`. */
   readonly refusesSmallParts?: boolean
+  /** `false` when `complete` refuses to leave parts out that were sent. Default `true`. */
+  readonly leavesPartsOut?: boolean
   /** `false` when `complete` takes a part that was replaced after it was listed. Default `true`. */
   readonly refusesReplacedParts?: boolean
   /** Size of the large file, bytes. Default 6 MiB + 1. */
