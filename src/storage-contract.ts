@@ -27,7 +27,8 @@ export interface StorageAdapter {
   upload(fileKey: string, stream: Readable, mimeType: string, info?: ObjectInfo): Promise<string>
   /**
    * As `upload`, for bytes that stay where they are and can be read any number of times, so that nothing has to be held in
-   * memory for a repetition. `info.size` is that of the body. Default: `upload` gets a stream of them.
+   * memory for a repetition. `info.size` is that of the body. What it opens is closed for it when
+   * the call has ended. Default: `upload` gets a stream of them.
    */
   uploadBody?(fileKey: string, body: PartBody, info: ObjectInfo): Promise<string>
   /** Deletes the object; a key that is not there is no error. */

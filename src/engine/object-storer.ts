@@ -181,7 +181,7 @@ export class ObjectStorer {
   }
 }
 
-/** A body that ends with the call it was made for: a storage that goes on after its deadline finds no bytes to publish. */
+/** A body whose streams end with the call it was made for: a storage that goes on after its deadline gets no more from them. */
 class OpenedBody implements PartBody {
   readonly size: number
   readonly path: string | null

@@ -71,22 +71,12 @@ export class S3StorageAdapter implements StorageAdapter {
     const isOverridden = this.upload !== S3StorageAdapter.prototype.upload
     const isSent = !isOverridden && body.size <= this.multipart.maxPartSize && this.#connection.newHash() !== null
     if (!isSent || (await this.#connection.followsRegions())) {
-      return this.#uploadStream(fileKey, body.open(), info)
+      return this.upload(fileKey, body.open(), info.mimeType, info)
     }
     const key = settings.prefix + fileKey
     const params = objectParams(settings, info.mimeType, info.fileName, info.uploadId, info)
     await putObject(this.#connection, { ...params, Bucket: settings.bucket, Key: key }, body, info.signal)
     return this.#connection.url(key)
-  }
-
-  async #uploadStream(fileKey: string, stream: Readable, info: ObjectInfo): Promise<string> {
-    // Until `upload` listens.
-    stream.on('error', () => {})
-    try {
-      return await this.upload(fileKey, stream, info.mimeType, info)
-    } finally {
-      stream.destroy()
-    }
   }
 
   /** Deletes the object; in a bucket with versions, hides it. */

@@ -138,6 +138,15 @@ describe('what goes to `upload` instead', () => {
     await storage.close()
   })
 
+  it('is what is too large for one request', async () => {
+    const upload = vi.spyOn(S3StorageAdapter.prototype, 'upload').mockResolvedValue('url')
+    const { storage } = fx
+    const body = { ...(await fx.part(bytes)), size: storage.multipart.maxPartSize + 1 }
+    expect(await storage.uploadBody('large', body, { ...info, size: body.size })).toBe('url')
+    upload.mockRestore()
+    expect(fx.double.log('PutObject')).toEqual([])
+  })
+
   it('is all where there is no MD5', async () => {
     const noHash = vi.spyOn(Receipts.prototype, 'hash').mockReturnValue(null)
     await fx.storage.uploadBody('unhashed', await fx.part(bytes), info)
@@ -160,6 +169,16 @@ it('opens nothing for a key among the private pieces', async () => {
   const body = await fx.part(bytes)
   expect(await failureOf(storage.uploadBody('pieces/x', body, info))).toMatchObject({ code: 'S3_UPLOAD_FAILED' })
   expect(body.opened).toEqual([])
+})
+
+it('tells of a file that cannot be opened a second time as it does of one that never could', async () => {
+  const body = await fx.part(bytes)
+  const open = () => {
+    if (body.opened.length > 0) throw new Error('EMFILE')
+    return body.open()
+  }
+  const failure = await failureOf(fx.storage.uploadBody('twice', { ...body, open }, info))
+  expect(failure).toMatchObject({ status: 503, code: 'S3_SOURCE_FAILED' })
 })
 
 it('sends nothing of a body that goes on behind its end', async () => {

@@ -245,6 +245,21 @@ describe('the answer of a storage', () => {
     expect(await record()).toMatchObject({ state: 'active', object: null })
   })
 
+  it('may come although a stream failed to which nobody listened yet', async () => {
+    const storage: StorageAdapter = {
+      upload: () => Promise.reject(new Error('not needed')),
+      uploadBody: async (_key, body) => {
+        const stream = body.open()
+        expect(stream.listenerCount('error')).toBe(1)
+        stream.destroy(new Error('the disk failed'))
+        await pause(10)
+        return 'url'
+      },
+    }
+    const { complete } = await uploaded(storage)
+    expect(await complete()).toMatchObject({ url: 'url' })
+  })
+
   it('ends what it was given to read, and a call that takes too long', async () => {
     const uploads: { stream: Readable; info: ObjectInfo | undefined }[] = []
     const keep = (answer: () => Promise<string>): StorageAdapter['upload'] => {
