@@ -13,7 +13,7 @@ import { spansInclude } from './ranges.ts'
 import { bounded, withDeadline } from './waiting.ts'
 
 /** A client waits with its next chunk while this many whole parts of its upload are queued on disk. */
-const maxQueuedParts = 8
+const maxQueuedParts = 5
 const perUploadConcurrency = 4
 const firstPause = 1_000
 const longestPause = 30_000

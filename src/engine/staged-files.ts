@@ -131,7 +131,7 @@ export async function sameBytes(pieces: readonly FilePiece[], path: string): Pro
 export function fileBody(path: string, start: number, size: number): PartBody {
   const open = () => {
     if (size === 0) return Readable.from([], { objectMode: false })
-    return createReadStream(path, { start, end: start + size - 1, highWaterMark: 256 * 1024 })
+    return createReadStream(path, { start, end: start + size - 1, highWaterMark: 512 * 1024 })
   }
   return { path: start === 0 ? path : null, size, open }
 }

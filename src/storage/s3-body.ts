@@ -1,7 +1,7 @@
 /** Bodies that are exactly as long as announced, or an error: S3 would wait for the rest, or store too little. */
-import type { Hash } from 'node:crypto'
-import { pipeline, type Readable, Transform } from 'node:stream'
+import { addAbortSignal, pipeline, type Readable, Transform } from 'node:stream'
 import { isNexusUploaderError } from '../errors.ts'
+import type { PartBody } from '../types.ts'
 import { SourceError } from './s3-errors.ts'
 
 /** Counts what passes. */
@@ -9,13 +9,11 @@ export class CountedBody extends Transform {
   /** Bytes so far. */
   seen = 0
   readonly #size: number | null
-  readonly #hash: Hash | null
 
   /** `onError` hears whatever goes wrong with the source or its length; both streams are destroyed by then. */
-  constructor(source: Readable, size: number | null, onError: (error: unknown) => void, hash: Hash | null = null) {
+  constructor(source: Readable, size: number | null, onError: (error: unknown) => void) {
     super()
     this.#size = size
-    this.#hash = hash
     pipeline(source, this, (error) => {
       if (error) onError(asSourceError(error))
     })
@@ -27,33 +25,52 @@ export class CountedBody extends Transform {
     done: (error: Error | null, chunk?: Buffer) => void,
   ): void {
     this.seen += chunk.length
-    if (this.#size !== null && this.seen > this.#size) {
-      done(new SourceError(`the data has more than the announced ${this.#size} bytes`))
-      return
-    }
-    this.#hash?.update(chunk)
-    done(null, chunk)
+    if (this.#size !== null && this.seen > this.#size) done(wrongSize(this.seen, this.#size))
+    else done(null, chunk)
   }
 
   override _flush(done: (error: Error | null) => void): void {
-    const short = this.#size !== null && this.seen !== this.#size
-    done(short ? new SourceError(`the data has ${this.seen} of the announced ${this.#size} bytes`) : null)
+    done(this.#size !== null && this.seen < this.#size ? wrongSize(this.seen, this.#size) : null)
   }
 }
 
+export function wrongSize(seen: number, size: number): SourceError {
+  if (seen > size) return new SourceError(`the data has more than the announced ${size} bytes`)
+  return new SourceError(`the data has ${seen} of the announced ${size} bytes`)
+}
+
 /** One part or object to send. */
-export interface Body {
-  readonly size: number
-  open(): Readable
+export type Body = Pick<PartBody, 'size' | 'path' | 'open'>
+
+/** All of it, as it comes, and exactly as much as was announced. @throws SourceError */
+export async function* piecesOf({ open, size }: Body, signal: AbortSignal): AsyncGenerator<Buffer, void, undefined> {
+  let seen = 0
+  try {
+    for await (const piece of addAbortSignal(signal, open()) as AsyncIterable<Buffer>) {
+      seen += piece.length
+      if (seen > size) break
+      yield piece
+    }
+  } catch (error) {
+    throw asSourceError(error)
+  }
+  if (seen !== size) throw wrongSize(seen, size)
+}
+
+/** All of it in memory. @throws SourceError */
+export async function bytesOf(body: Body, signal: AbortSignal): Promise<Buffer> {
+  const pieces: Buffer[] = []
+  for await (const piece of piecesOf(body, signal)) pieces.push(piece)
+  const [first] = pieces
+  return first && pieces.length === 1 ? first : Buffer.concat(pieces)
 }
 
 /**
- * Sends a fresh stream, past `hash`, and destroys it when the sending is over or `signal` is aborted. Its errors end the request;
+ * Sends a fresh stream, and destroys it when the sending is over or `signal` is aborted. Its errors end the request;
  * the SDK by itself would leave it waiting for the rest.
  */
 export async function withBody<T>(
   { open, size }: Body,
-  hash: Hash | null,
   signal: AbortSignal,
   send: (stream: Readable) => Promise<T>,
 ): Promise<T> {
@@ -63,7 +80,7 @@ export async function withBody<T>(
   })
   broken.catch(() => {})
   const source = opened(open)
-  const body = new CountedBody(source, size, fail, hash)
+  const body = new CountedBody(source, size, fail)
   const close = () => {
     source.destroy()
     body.destroy()

@@ -1,7 +1,7 @@
 /** The one place that talks to S3: loads the SDK when it is first needed, bounds every attempt, repeats what may pass. */
-import type { Hash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { S3Client, S3ClientConfig } from '@aws-sdk/client-s3'
+import { BodySums } from './body-sums.ts'
 import { limitAnswers } from './s3-answer-limit.ts'
 import { CallAbortedError, classify, DeadlineError, passes, s3Error, toS3Error } from './s3-errors.ts'
 import { encodeKey } from './s3-headers.ts'
@@ -36,6 +36,7 @@ export interface Delivered<T extends Receipt> {
 
 export class S3Connection {
   readonly settings: S3Settings
+  readonly sums = new BodySums()
   readonly #receipts = new Receipts()
   readonly #credentials: S3Credentials | null
   readonly #given: S3Client | null
@@ -80,25 +81,21 @@ export class S3Connection {
   }
 
   /**
-   * Sends bytes until S3 confirms that it has them. `send` makes one call and lets every attempt pass a hash of its own;
-   * `look` asks S3 what it holds. Not inside that `call`: a look takes a slot of its own.
+   * Sends bytes until S3 confirms that it has them. `send` makes one call, and tells the MD5 of what it sent; `look` asks S3 what
+   * it holds. Not inside that `call`: a look takes a slot of its own.
    */
   async deliver<T extends Receipt>(
     size: number,
     signal: AbortSignal | undefined,
-    send: (newHash: () => Hash | null) => Promise<T>,
+    send: () => Promise<{ readonly receipt: T; readonly md5: string | null }>,
     look: () => Promise<Held>,
   ): Promise<Delivered<T>> {
     // Those are checked by S3 itself, and how much of them it has kept is for a list or a look to say.
     const addsChecksums = await this.addsChecksums()
     for (let attempt = 1; ; attempt++) {
-      let hash: Hash | null = null
-      const receipt = await send(() => {
-        hash = addsChecksums ? null : this.#receipts.hash()
-        return hash
-      })
+      const { receipt, md5 } = await send()
       try {
-        const isProven = await this.#receipts.check(receipt, size, digestOf(hash), look)
+        const isProven = await this.#receipts.check(receipt, size, addsChecksums ? null : md5, look)
         return { receipt, isProven }
       } catch (error) {
         if (classify(error) !== 'unconfirmed' || attempt >= this.settings.maxAttempts) throw toS3Error(error, 'receipt')
@@ -147,11 +144,6 @@ export class S3Connection {
     }
   }
 
-  /** For the MD5 of a body; `null` where there is none to be had. */
-  newHash(): Hash | null {
-    return this.#receipts.hash()
-  }
-
   /** The URL under which the object is reached. */
   async url(key: string): Promise<string> {
     const { publicUrl } = this.settings
@@ -165,6 +157,7 @@ export class S3Connection {
 
   async close(): Promise<void> {
     this.#closed = true
+    await this.sums.close()
     const api = await this.#api?.catch(() => null)
     if (api && api.client !== this.#given) api.client.destroy()
   }
@@ -220,9 +213,8 @@ export class S3Connection {
   }
 }
 
-function digestOf(hash: Hash | null): string | null {
-  return hash?.digest('hex') ?? null
-}
+/** Made once: an error collects its stack, which costs more than all the rest of a deadline. */
+const over = new CallAbortedError('the call is over')
 
 /** Cuts `work` off when the time is up or the caller gives up, whether or not it listens to its signal. */
 async function withDeadline<T>(
@@ -247,7 +239,7 @@ async function withDeadline<T>(
     clearTimeout(timer)
     signal?.removeEventListener('abort', giveUp)
     // Also after a failure: a request whose body is half sent must not keep its socket.
-    controller.abort()
+    controller.abort(over)
   }
 }
 

@@ -1,7 +1,6 @@
 /** Multipart uploads of S3, in the engine's words. */
 import type { Part, UploadPartCommandInput } from '@aws-sdk/client-s3'
 import type { DirectMultipart, MultipartRef, MultipartStorage, ObjectInfo, PartBody, StoredPart } from '../types.ts'
-import { withBody } from './s3-body.ts'
 import { completeObject, findCompleted } from './s3-complete.ts'
 import type { S3Connection } from './s3-connection.ts'
 import { kindOf, ReceiptError, s3Error } from './s3-errors.ts'
@@ -10,6 +9,7 @@ import { warnAboutLifecycle } from './s3-lifecycle.ts'
 import { S3_LIMITS } from './s3-options.ts'
 import { signUrl } from './s3-presign.ts'
 import type { Held } from './s3-receipt.ts'
+import { sendBody } from './s3-send.ts'
 import { SentParts } from './s3-sent-parts.ts'
 
 /** One part, in the SDK's words. */
@@ -71,22 +71,15 @@ export class S3Multipart implements MultipartStorage {
 
   async uploadPart(upload: MultipartRef, partNumber: number, body: PartBody, signal?: AbortSignal): Promise<void> {
     const target = { ...this.#target(upload.fileKey), UploadId: upload.multipartId, PartNumber: partNumber }
-    const timeout = this.#connection.timeoutFor(body.size)
     this.#sent.remove(upload.multipartId, partNumber)
-    const { receipt, isProven } = await this.#connection.deliver(
-      body.size,
-      signal,
-      (newHash) =>
-        this.#connection.call(
-          'UploadPart',
-          ({ client, sdk }, abortSignal) =>
-            withBody(body, newHash(), abortSignal, (Body) =>
-              client.send(new sdk.UploadPartCommand({ ...target, Body, ContentLength: body.size }), { abortSignal }),
-            ),
-          { signal, streamed: true, timeout },
-        ),
-      () => heldPart(this.#connection, target, signal),
-    )
+    const { receipt, isProven } = await sendBody(this.#connection, {
+      ...{ operation: 'UploadPart', body, signal },
+      // Only where the multipart upload was opened for them.
+      withCrc: await this.#connection.addsChecksums(),
+      send: ({ client, sdk }, sent, abortSignal) =>
+        client.send(new sdk.UploadPartCommand({ ...target, ...sent }), { abortSignal }),
+      look: () => heldPart(this.#connection, target, signal),
+    })
     if (!isProven) return
     const crc32 = numberOf(receipt.ChecksumCRC32)
     this.#sent.add(upload.multipartId, { partNumber, size: body.size, etag: receipt.ETag ?? '', crc32 })

@@ -1,5 +1,4 @@
 /** Whether S3 has what was sent to it: a 200 alone may come from something that is no S3, or from one that lost bytes. */
-import { createHash, type Hash } from 'node:crypto'
 import { kindOf, ReceiptError } from './s3-errors.ts'
 
 /** What answers to UploadPart and PutObject have in common. */
@@ -21,15 +20,6 @@ export class Receipts {
   #areSums = false
   /** The first ETag that is no sum is taken for a damaged body once; the next one for the way of this server. */
   #hasDoubted = false
-
-  /** What has to see the bytes go by; `null` where there is no MD5 to be had. */
-  hash(): Hash | null {
-    try {
-      return createHash('md5')
-    } catch {
-      return null
-    }
-  }
 
   /**
    * Resolves when nothing speaks against S3 having `size` bytes with this MD5: to `true` when the receipt itself says that it

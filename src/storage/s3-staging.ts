@@ -4,7 +4,7 @@ import type { OpenStaged, PartBody, StagedObject, StagingStorage } from '../type
 import { CountedBody } from './s3-body.ts'
 import type { S3Connection } from './s3-connection.ts'
 import { kindOf, s3Error } from './s3-errors.ts'
-import { putObject } from './s3-put.ts'
+import { putObject } from './s3-send.ts'
 
 /** S3's own limit. */
 const keysPerCall = 1000

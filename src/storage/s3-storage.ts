@@ -7,7 +7,7 @@ import { kindOf } from './s3-errors.ts'
 import { objectParams, refuseStagingKey } from './s3-headers.ts'
 import { S3Multipart } from './s3-multipart.ts'
 import { readCredentials, readSettings, type S3StorageOptions } from './s3-options.ts'
-import { putObject } from './s3-put.ts'
+import { putObject } from './s3-send.ts'
 import { S3Staging } from './s3-staging.ts'
 import { StreamUpload } from './s3-upload.ts'
 
@@ -69,7 +69,7 @@ export class S3StorageAdapter implements StorageAdapter {
     const { settings } = this.#connection
     refuseStagingKey(settings, fileKey)
     const isOverridden = this.upload !== S3StorageAdapter.prototype.upload
-    const isSent = !isOverridden && body.size <= this.multipart.maxPartSize && this.#connection.newHash() !== null
+    const isSent = !isOverridden && body.size <= this.multipart.maxPartSize && this.#connection.sums.newHash() !== null
     if (!isSent || (await this.#connection.followsRegions())) {
       return this.upload(fileKey, body.open(), info.mimeType, info)
     }

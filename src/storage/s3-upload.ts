@@ -105,17 +105,18 @@ export class StreamUpload {
     const { input } = command
     const body = input.Body as Uint8Array | undefined
     const size = body?.byteLength ?? 0
+    const md5 = body && !(await this.#connection.addsChecksums()) ? this.#connection.sums.of(body, false).md5 : null
     const { signal } = this.#stop
     const { receipt } = await this.#connection.deliver(
       size,
       signal,
-      (newHash) => {
-        if (body) newHash()?.update(body)
-        return this.#connection.call(
+      async () => {
+        const receipt = await this.#connection.call(
           command.constructor.name.replace(/Command$/, ''),
           ({ client }, abortSignal) => client.send(command, { abortSignal }),
           { timeout: this.#connection.timeoutFor(size), signal },
         )
+        return { receipt, md5 }
       },
       () =>
         'PartNumber' in input

@@ -1,18 +1,21 @@
-/** A file that goes to S3 in one request: over lines that change bytes, with clients of all kinds. Always against the double. */
+/** Files and parts that go to S3 in one request: over lines that change bytes, with clients of all kinds. Always against the double. */
 import { createHash, randomBytes } from 'node:crypto'
 import { createServer, type Server, request as send } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { Readable } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
+import { crc32 } from 'node:zlib'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { S3StorageAdapter } from '../../src/s3.ts'
-import { Receipts } from '../../src/storage/s3-receipt.ts'
+import { BodySums } from '../../src/storage/body-sums.ts'
 import type { ObjectInfo } from '../../src/types.ts'
 import { failureOf, objectInfo, S3Fixture } from '../support/s3-fixture.ts'
 import { clientOf, doubleTarget } from '../support/s3-target.ts'
 
 const bytes = randomBytes(20_000)
 const info = objectInfo({ size: bytes.length })
+/** More than is sent from memory. */
+const large = randomBytes(700_000)
 
 let fx: S3Fixture
 let line: Line
@@ -70,16 +73,81 @@ const given = { endpoint: undefined, accessKeyId: undefined, secretAccessKey: un
 const adding = () =>
   clientOf({ ...fx.target, endpoint: line.endpoint }, { requestChecksumCalculation: 'WHEN_SUPPORTED' })
 
-describe('bytes that change on their way', () => {
+/** A sum of the bytes goes ahead, where the signature covers it. */
+function expectSummed(headers: Record<string, unknown> | undefined, content: Buffer): void {
+  expect(headers?.['content-md5']).toBe(createHash('md5').update(content).digest('base64'))
+  expect(headers?.authorization).toMatch(/SignedHeaders=[^,]*content-md5/)
+}
+
+describe.each([
+  ['few', bytes],
+  ['many', large],
+])('bytes that change on their way, %s of them', (_, content) => {
+  const info = objectInfo({ size: content.length })
+  const statuses = (call: string) => fx.double.log(call).map(({ status }) => status)
+
   it('are refused by S3 and sent again, though nobody may look [F02]', async () => {
     const storage = fx.adapter({ endpoint: line.endpoint })
     fx.double.fail('HeadObject', { status: 'AccessDenied', times: 9 })
     line.changes = 1
-    await storage.uploadBody('changed', await fx.part(bytes), info)
-    expect(fx.double.log('PutObject').map(({ status }) => status)).toEqual([400, 200])
-    expect((await fx.double.read(fx.bucket, 'changed')).equals(bytes)).toBe(true)
+    await storage.uploadBody('changed', await fx.part(content), info)
+    expect(statuses('PutObject')).toEqual([400, 200])
+    expectSummed(fx.double.log('PutObject')[1]?.headers, content)
+    expect((await fx.double.read(fx.bucket, 'changed')).equals(content)).toBe(true)
   })
 
+  it('of a part are refused and sent again, though nobody may look [F02]', async () => {
+    const storage = fx.adapter({ endpoint: line.endpoint })
+    const ref = { fileKey: 'part', multipartId: await storage.multipart.create('part', info) }
+    fx.double.fail('ListParts', { status: 'AccessDenied', times: 9 })
+    line.changes = 1
+    await storage.multipart.uploadPart(ref, 1, await fx.part(content))
+    expect(statuses('UploadPart')).toEqual([400, 200])
+    expectSummed(fx.double.log('UploadPart')[1]?.headers, content)
+    expect(storage.multipart.sentParts?.(ref)).toMatchObject([{ partNumber: 1, size: content.length }])
+    fx.double.reset()
+    await storage.multipart.complete(ref, await fx.parts(ref), info)
+    expect((await fx.double.read(fx.bucket, 'part')).equals(content)).toBe(true)
+  })
+
+  it('of a part that lies in several files are refused as well [F02]', async () => {
+    const storage = fx.adapter({ endpoint: line.endpoint })
+    const ref = { fileKey: 'joined', multipartId: await storage.multipart.create('joined', info) }
+    line.changes = 1
+    await storage.multipart.uploadPart(ref, 1, { ...(await fx.part(content)), path: null })
+    expect(statuses('UploadPart')).toEqual([400, 200])
+    expectSummed(fx.double.log('UploadPart')[1]?.headers, content)
+  })
+
+  it('of a part are refused also when the client adds checksums, and nothing is framed for them [F02]', async () => {
+    const client = adding()
+    const storage = fx.adapter({ client, ...given })
+    const ref = { fileKey: 'summed', multipartId: await storage.multipart.create('summed', info) }
+    line.changes = 1
+    await storage.multipart.uploadPart(ref, 1, await fx.part(content))
+    expect(statuses('UploadPart')).toEqual([400, 200])
+    const { headers } = fx.double.log('UploadPart')[1] ?? {}
+    expectSummed(headers, content)
+    expect(headers).toMatchObject({ 'content-length': `${content.length}`, 'x-amz-checksum-crc32': expect.any(String) })
+    expect(headers).not.toHaveProperty('content-encoding')
+    expect(await storage.multipart.listParts(ref)).toMatchObject([{ crc32: crc32(content) }])
+    client.destroy()
+  })
+
+  it('of a part are sent without a sum where there is none to be had', async () => {
+    const noHash = vi.spyOn(BodySums.prototype, 'newHash').mockReturnValue(null)
+    const ref = { fileKey: 'fips', multipartId: await fx.storage.multipart.create('fips', info) }
+    await fx.storage.multipart.uploadPart(ref, 1, await fx.part(content))
+    noHash.mockRestore()
+    const { headers } = fx.double.log('UploadPart')[0] ?? {}
+    expect(headers).not.toHaveProperty('content-md5')
+    // S3 takes it only where the multipart upload was opened for it.
+    expect(headers).not.toHaveProperty('x-amz-checksum-crc32')
+    expect(fx.storage.multipart.sentParts?.(ref)).toEqual([])
+  })
+})
+
+describe('bytes that change on their way', () => {
   it('are never published, however often they change [F02]', async () => {
     const storage = fx.adapter({ endpoint: line.endpoint })
     line.changes = 99
@@ -148,7 +216,7 @@ describe('what goes to `upload` instead', () => {
   })
 
   it('is all where there is no MD5', async () => {
-    const noHash = vi.spyOn(Receipts.prototype, 'hash').mockReturnValue(null)
+    const noHash = vi.spyOn(BodySums.prototype, 'newHash').mockReturnValue(null)
     await fx.storage.uploadBody('unhashed', await fx.part(bytes), info)
     noHash.mockRestore()
     expect(fx.double.log('PutObject')[0]?.headers['x-amz-content-sha256']).toMatch(/^[0-9a-f]{64}$/)
@@ -172,18 +240,21 @@ it('opens nothing for a key among the private pieces', async () => {
 })
 
 it('tells of a file that cannot be opened a second time as it does of one that never could', async () => {
-  const body = await fx.part(bytes)
+  const body = { ...(await fx.part(large)), path: null }
   const open = () => {
     if (body.opened.length > 0) throw new Error('EMFILE')
     return body.open()
   }
-  const failure = await failureOf(fx.storage.uploadBody('twice', { ...body, open }, info))
+  const failure = await failureOf(fx.storage.uploadBody('twice', { ...body, open }, { ...info, size: large.length }))
   expect(failure).toMatchObject({ status: 503, code: 'S3_SOURCE_FAILED' })
 })
 
-it('sends nothing of a body that goes on behind its end', async () => {
-  const body = await fx.part(bytes)
-  const longer = { ...body, size: bytes.length - 1 }
+it.each([
+  ['few', bytes],
+  ['many', large],
+])('sends nothing of a body that goes on behind its end: %s bytes', async (_, content) => {
+  const body = await fx.part(content)
+  const longer = { ...body, path: null, size: content.length - 1 }
   await failureOf(fx.storage.uploadBody('longer', longer, { ...info, size: longer.size }))
   expect(fx.double.log('PutObject')).toEqual([])
 })

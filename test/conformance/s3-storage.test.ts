@@ -249,7 +249,7 @@ describe('multipart', () => {
     const sending = fx.storage.multipart.uploadPart(
       ref,
       1,
-      { size: MIN_PART, path: '', open: () => stuck },
+      { size: MIN_PART, path: null, open: () => stuck },
       stop.signal,
     )
     setTimeout(() => stop.abort(), 50)

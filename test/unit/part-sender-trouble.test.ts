@@ -242,14 +242,14 @@ describe('a client that waits for queued parts', () => {
   })
 
   it('goes on when parts of the queue have left', async () => {
-    const { sender, state, stored, closing } = await world([upload(10)])
+    const { sender, state, stored, closing } = await world([upload(7)])
     let left = 2
     state.upload = async () => {
       if (left-- <= 0) await never()
     }
     sender.poke(await stored())
     await turn()
-    // Eight are left.
+    // Five are left.
     await sender.capacity(await stored(), signal)
     expect((await stored()).sentParts).toEqual([[1, 2]])
     closing.abort()

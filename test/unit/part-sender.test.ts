@@ -250,30 +250,30 @@ describe('whole parts', () => {
     expect(seen.events).toEqual([])
   })
 
-  it('make a client wait when more than eight of them are queued, until some have left', async () => {
-    const nine = await world(upload(9))
+  it('make a client wait when more than five of them are queued, until some have left', async () => {
+    const six = await world(upload(6))
     let open: () => void = () => {}
-    nine.state.gate = new Promise((resolve) => {
+    six.state.gate = new Promise((resolve) => {
       open = resolve
     })
     // Nothing is under way: nothing to wait for.
-    await nine.sender.capacity(await nine.stored(), signal)
-    nine.sender.poke(await nine.stored())
+    await six.sender.capacity(await six.stored(), signal)
+    six.sender.poke(await six.stored())
     let isFree = false
-    const waiting = nine.sender.capacity(await nine.stored(), signal).then(() => {
+    const waiting = six.sender.capacity(await six.stored(), signal).then(() => {
       isFree = true
     })
     await new Promise((resolve) => setTimeout(resolve, 80))
     expect(isFree).toBe(false)
-    await expect(nine.sender.capacity(await nine.stored(), AbortSignal.abort())).rejects.toMatchObject({ status: 503 })
+    await expect(six.sender.capacity(await six.stored(), AbortSignal.abort())).rejects.toMatchObject({ status: 503 })
     open()
     await waiting
-    const eight = await world(upload(8))
-    eight.state.gate = new Promise(() => {})
-    eight.sender.poke(await eight.stored())
-    await eight.sender.capacity(await eight.stored(), signal)
-    await eight.sender.capacity(upload(9, { checksum: 'md5:x' }), signal)
-    eight.closing.abort()
+    const five = await world(upload(5))
+    five.state.gate = new Promise(() => {})
+    five.sender.poke(await five.stored())
+    await five.sender.capacity(await five.stored(), signal)
+    await five.sender.capacity(upload(6, { checksum: 'md5:x' }), signal)
+    five.closing.abort()
   })
 })
 

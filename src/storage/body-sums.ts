@@ -1,0 +1,52 @@
+/** What goes ahead of a body, or is compared with what S3 says it holds. */
+import { createHash, type Hash } from 'node:crypto'
+import { crc32 } from 'node:zlib'
+import { asSourceError, type Body, piecesOf, wrongSize } from './s3-body.ts'
+import { SumThread } from './sum-thread.ts'
+
+export interface Sums {
+  /** As hex digits; `null` where there is none to be had (FIPS). */
+  readonly md5: string | null
+  /** 0 when it was not asked for. */
+  readonly crc32: number
+}
+
+export class BodySums {
+  readonly #thread = new SumThread()
+
+  newHash(): Hash | null {
+    try {
+      return createHash('md5')
+    } catch {
+      return null
+    }
+  }
+
+  of(bytes: Uint8Array, withCrc: boolean): Sums {
+    const md5 = this.newHash()?.update(bytes).digest('hex') ?? null
+    return { md5, crc32: withCrc ? crc32(bytes) : 0 }
+  }
+
+  /** Away from the event loop, when the bytes lie in one file. @throws SourceError */
+  async ofBody(body: Body, withCrc: boolean, signal: AbortSignal): Promise<Sums> {
+    const hash = this.newHash()
+    const { path, size } = body
+    if (hash && path !== null) {
+      const sums = await this.#thread.sumsOf({ path, size, crc32: withCrc }, signal).catch((error: unknown) => {
+        throw asSourceError(error)
+      })
+      if (sums && sums.read < size) throw wrongSize(sums.read, size)
+      if (sums) return sums
+    }
+    let crc = 0
+    for await (const piece of piecesOf(body, signal)) {
+      hash?.update(piece)
+      if (withCrc) crc = crc32(piece, crc)
+    }
+    return { md5: hash?.digest('hex') ?? null, crc32: crc }
+  }
+
+  close(): Promise<void> {
+    return this.#thread.close()
+  }
+}
