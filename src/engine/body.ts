@@ -116,8 +116,17 @@ export class RunningChecksum {
   verify(options: { wholeFile?: boolean } = {}): void {
     const digest = this.#hash ? this.#hash.digest() : Buffer.alloc(4)
     if (!this.#hash) digest.writeUInt32BE(this.#crc)
-    if (!digest.equals(this.#expected.digest)) throw new ChecksumMismatchError(options)
+    requireDigest(this.#expected, digest, options)
   }
+}
+
+/** @throws ChecksumMismatchError */
+export function requireDigest(
+  expected: Checksum,
+  digest: Uint8Array | undefined,
+  options: { wholeFile?: boolean } = {},
+): void {
+  if (!digest || !expected.digest.equals(digest)) throw new ChecksumMismatchError(options)
 }
 
 /**

@@ -8,7 +8,7 @@
 import { fromFileSystemError, UploadLockedError, UploadNotFoundError } from '../errors.ts'
 import type { AppendBytes, Appended, UploadSession } from '../types.ts'
 import type { AppendReceiver, AppendRoom } from './appender.ts'
-import { parseChecksum, RunningChecksum, receiveBody } from './body.ts'
+import { parseChecksum, receiveBody } from './body.ts'
 import { receivedBytes } from './chunk-map.ts'
 import { requireActive, touch } from './chunk-writer.ts'
 import { keepFinals } from './composer.ts'
@@ -147,13 +147,12 @@ export class DiskAppending implements AppendReceiver {
 
   async #verify(run: Run, expected: string | undefined): Promise<void> {
     if (expected === undefined) return
-    const checksum = new RunningChecksum(parseChecksum(expected))
+    const { checks, closing, staging } = this.#parts
     const { id, partSize } = run.session
     const { offset } = run.request
     await run.target.sync()
-    const pieces = this.#parts.staging.segments(id, partSize, offset, run.written - offset)
-    await this.#parts.staging.digest(pieces, (data) => checksum.update(data))
-    checksum.verify()
+    const pieces = staging.segments(id, partSize, offset, run.written - offset)
+    await checks.verify(pieces, [parseChecksum(expected)], closing)
   }
 }
 

@@ -2,6 +2,7 @@
 import type { EventEmitter } from 'node:events'
 import type { Locker, SessionStore, StorageAdapter, UploadEvents, UploadHooks, UploadLimits } from '../types.ts'
 import type { Claims } from './claims.ts'
+import type { FileChecks } from './file-checks.ts'
 import type { FirstBytes } from './first-bytes.ts'
 import type { SessionUpdates } from './session-updates.ts'
 import type { Staging } from './staging.ts'
@@ -40,6 +41,7 @@ export interface EngineParts {
   readonly claims: Claims
   readonly space: TempSpace
   readonly firstBytes: FirstBytes
+  readonly checks: FileChecks
   readonly events: EventEmitter<UploadEvents>
   /** Milliseconds since the epoch. */
   readonly clock: () => number

@@ -11,7 +11,7 @@ import { partCount, partRange, usesParts } from './part-plan.ts'
 import type { PartSender } from './part-sender.ts'
 import type { Pieces } from './pieces.ts'
 import { hasCode } from './processes.ts'
-import { requireVerified, stillOurs, verifyWhole } from './publishing.ts'
+import { requireVerified, stillOurs, wholeChecksums } from './publishing.ts'
 import type { Settler } from './settler.ts'
 import { SharedStorer } from './shared-storer.ts'
 import type { FilePiece } from './staged-files.ts'
@@ -104,7 +104,7 @@ export class ObjectStorer {
       if ((found ?? -1) < size && !(found === null && session.handedOver)) throw lostBytes()
       if (found === null) requireVerified(session, checksum)
       else {
-        await this.#verify(session, checksum, [{ path, start: 0, size }])
+        await this.#verify(session, checksum, [{ path, start: 0, size }], signal)
         await staging.syncFile(path)
       }
       const limit = AbortSignal.any([signal, AbortSignal.timeout(options.storageTimeout)])
@@ -128,7 +128,7 @@ export class ObjectStorer {
     const pieces = await composedPieces(this.#parts, session, { start: 0, end: session.totalSize ?? 0 })
     await staging.createFolder(session.id)
     if (!usesParts(options.storage.multipart, session)) return this.#storePieces(session, pieces, checksum, signal)
-    await this.#verify(session, checksum, pieces)
+    await this.#verify(session, checksum, pieces, signal)
     return this.#storeParts(session, null, signal)
   }
 
@@ -139,14 +139,19 @@ export class ObjectStorer {
     signal: AbortSignal,
   ): Promise<string> {
     const { staging, options } = this.#parts
-    await this.#verify(session, checksum, pieces)
+    await this.#verify(session, checksum, pieces, signal)
     const limit = AbortSignal.any([signal, AbortSignal.timeout(options.storageTimeout)])
     await stillOurs(this.#parts, session)
     return this.#upload(session, staging.joinedBody(pieces), objectInfo(session, limit), limit)
   }
 
-  #verify(session: UploadSession, checksum: string | null, files: readonly FilePiece[]): Promise<void> {
-    return verifyWhole(session, checksum, (update) => this.#parts.staging.digest(files, update))
+  #verify(
+    session: UploadSession,
+    checksum: string | null,
+    files: readonly FilePiece[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    return this.#parts.checks.verify(files, wholeChecksums(session, checksum), signal, { wholeFile: true })
   }
 
   async #upload({ key }: UploadSession, body: PartBody, info: ObjectInfo, limit: AbortSignal): Promise<string> {
@@ -163,11 +168,11 @@ export class ObjectStorer {
   }
 
   async #storeParts(session: UploadSession, checksum: string | null, signal: AbortSignal): Promise<string> {
-    if (checksum !== null) await this.#verifyParts(session, checksum)
+    if (checksum !== null) await this.#verifyParts(session, checksum, signal)
     return this.#joiner.sendAndJoin(session, signal)
   }
 
-  async #verifyParts(session: UploadSession, checksum: string): Promise<void> {
+  async #verifyParts(session: UploadSession, checksum: string, signal: AbortSignal): Promise<void> {
     await this.#sender.idle(session.id)
     const current = await this.#parts.sessions.get(session.id)
     // Sent by an earlier try of this completion, which had verified them; or before anybody gave a checksum.
@@ -176,7 +181,7 @@ export class ObjectStorer {
       const range = partRange(session, i + 1)
       return { path: this.#parts.staging.partPath(session.id, i + 1), start: 0, size: range.end - range.start }
     })
-    await this.#verify(session, checksum, files)
+    await this.#verify(session, checksum, files, signal)
     await stillOurs(this.#parts, session, (latest) => ({ ...latest, verified: checksum }))
   }
 }

@@ -1,7 +1,7 @@
 /** What a completion makes sure of before anything is published. */
 import { InvalidRequestError, UploadLockedError } from '../errors.ts'
 import type { UploadSession } from '../types.ts'
-import { parseChecksum, RunningChecksum } from './body.ts'
+import { type Checksum, parseChecksum } from './body.ts'
 import type { EngineParts } from './engine-options.ts'
 
 export function isSameLease(a: UploadSession, b: UploadSession): boolean {
@@ -21,18 +21,8 @@ export async function stillOurs(
 }
 
 /** The checksum that was given with the upload counts also when the completion comes with another one. */
-export async function verifyWhole(
-  session: UploadSession,
-  checksum: string | null,
-  read: (update: (data: Buffer) => void) => Promise<void>,
-): Promise<void> {
-  const expected = [...new Set([session.checksum, checksum])].filter((given) => given !== null)
-  if (expected.length === 0) return
-  const checksums = expected.map((given) => new RunningChecksum(parseChecksum(given)))
-  await read((data) => {
-    for (const running of checksums) running.update(data)
-  })
-  for (const running of checksums) running.verify({ wholeFile: true })
+export function wholeChecksums(session: UploadSession, checksum: string | null): Checksum[] {
+  return [...new Set([session.checksum, checksum])].filter((given) => given !== null).map(parseChecksum)
 }
 
 /** @throws InvalidRequestError when nobody has looked for this checksum while the bytes were here */

@@ -6,7 +6,7 @@
 import { StorageUnavailableError, UploadLockedError, UploadNotFoundError } from '../errors.ts'
 import type { AppendBytes, Appended, ChunkRun, PartBody, UploadSession } from '../types.ts'
 import type { AppendReceiver, AppendRoom } from './appender.ts'
-import { parseChecksum, RunningChecksum, receiveBody } from './body.ts'
+import { parseChecksum, receiveBody } from './body.ts'
 import { countChunks, receivedBytes } from './chunk-map.ts'
 import { requireActive, touch } from './chunk-writer.ts'
 import { keepFinals } from './composer.ts'
@@ -124,7 +124,10 @@ export class SharedAppending implements AppendReceiver {
       await file.close()
       if (failure) throw failure.error
       const expected = typeof checksum === 'function' ? checksum() : undefined
-      if (expected !== undefined) await this.#verify(file.path, size, expected)
+      const written = [{ path: file.path, start: 0, size }]
+      if (expected !== undefined) {
+        await this.#parts.checks.verify(written, [parseChecksum(expected)], this.#parts.closing)
+      }
       for (let from = request.offset; from < request.offset + size; ) {
         const to = Math.min(request.offset + size, this.#nextCut(run.session, from))
         await this.#store(run, { path: file.path, position: from - request.offset, from, to })
@@ -322,12 +325,6 @@ export class SharedAppending implements AppendReceiver {
     })
     if (!stored) throw new UploadNotFoundError()
     run.session = stored
-  }
-
-  async #verify(path: string, size: number, expected: string): Promise<void> {
-    const checksum = new RunningChecksum(parseChecksum(expected))
-    await this.#parts.staging.digest([{ path, start: 0, size }], (data) => checksum.update(data))
-    checksum.verify()
   }
 
   /** Where segments end: at parts, or, when no part may leave yet, at pieces of a size that can be lost. */

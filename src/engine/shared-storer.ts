@@ -1,12 +1,13 @@
 /** Makes the object of an upload that is staged in the storage: from its parts, or, of a single part, from its pieces. */
 import type { UploadSession } from '../types.ts'
+import { RunningChecksum } from './body.ts'
 import type { EngineParts } from './engine-options.ts'
 import { objectInfo } from './multipart-opening.ts'
 import type { PartJoiner } from './part-joiner.ts'
 import { usesParts } from './part-plan.ts'
 import type { PartSender } from './part-sender.ts'
 import type { Pieces } from './pieces.ts'
-import { requireVerified, stillOurs, verifyWhole } from './publishing.ts'
+import { requireVerified, stillOurs, wholeChecksums } from './publishing.ts'
 import { withDeadline } from './waiting.ts'
 
 export class SharedStorer {
@@ -54,10 +55,13 @@ export class SharedStorer {
     await stillOurs(this.#parts, session, (latest) => ({ ...latest, verified: checksum }))
   }
 
-  #verify(session: UploadSession, checksum: string | null, signal: AbortSignal): Promise<void> {
-    return verifyWhole(session, checksum, async (update) => {
-      const refs = await this.#pieces.find(session, { start: 0, end: session.totalSize ?? 0 })
-      for await (const data of this.#pieces.read(refs, signal)) update(data)
-    })
+  async #verify(session: UploadSession, checksum: string | null, signal: AbortSignal): Promise<void> {
+    const running = wholeChecksums(session, checksum).map((expected) => new RunningChecksum(expected))
+    if (running.length === 0) return
+    const refs = await this.#pieces.find(session, { start: 0, end: session.totalSize ?? 0 })
+    for await (const data of this.#pieces.read(refs, signal)) {
+      for (const each of running) each.update(data)
+    }
+    for (const each of running) each.verify({ wholeFile: true })
   }
 }

@@ -43,6 +43,7 @@ import { Creation } from './creation.ts'
 import { DirectUploads } from './direct-uploads.ts'
 import { DiskAppending } from './disk-appending.ts'
 import type { EngineOptions, EngineParts } from './engine-options.ts'
+import { FileChecks } from './file-checks.ts'
 import { FirstBytes, refusedAlready } from './first-bytes.ts'
 import { sumsOf } from './known-sums.ts'
 import { MultipartOpening } from './multipart-opening.ts'
@@ -103,6 +104,7 @@ export class Engine implements UploadEngine {
         () => this.#parts,
         (session, range) => this.#pieces.bytes(session, range),
       ),
+      checks: new FileChecks(),
       events: this.events,
       clock: options.clock,
       uptime: options.uptime,
@@ -281,10 +283,9 @@ export class Engine implements UploadEngine {
     await this.#pieces.idle()
     clearTimeout(cut)
     this.#cutOff()
-    await this.#parts.claims.close()
-    await this.#parts.options.locker.close?.()
-    await this.#parts.options.sessions.close?.()
-    await this.#parts.options.storage.close?.()
+    await Promise.all([this.#parts.claims.close(), this.#parts.checks.close()])
+    const { locker, sessions, storage } = this.#parts.options
+    for (const each of [locker, sessions, storage]) await each.close?.()
   }
 
   #cutOff(): void {

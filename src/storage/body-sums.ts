@@ -1,8 +1,8 @@
 /** What goes ahead of a body, or is compared with what S3 says it holds. */
 import { createHash, type Hash } from 'node:crypto'
 import { crc32 } from 'node:zlib'
+import { SumThread } from '../sums/sum-thread.ts'
 import { asSourceError, type Body, piecesOf, wrongSize } from './s3-body.ts'
-import { SumThread } from './sum-thread.ts'
 
 export interface Sums {
   /** As hex digits; `null` where there is none to be had (FIPS). */
@@ -32,11 +32,13 @@ export class BodySums {
     const hash = this.newHash()
     const { path, size } = body
     if (hash && path !== null) {
-      const sums = await this.#thread.sumsOf({ path, size, crc32: withCrc }, signal).catch((error: unknown) => {
+      const job = { pieces: [{ path, start: 0, size }], algorithms: withCrc ? ['md5', 'crc32'] : ['md5'] }
+      const found = await this.#thread.digestsOf(job, signal).catch((error: unknown) => {
         throw asSourceError(error)
       })
-      if (sums && sums.read < size) throw wrongSize(sums.read, size)
-      if (sums) return sums
+      if (found && found.read < size) throw wrongSize(found.read, size)
+      const [md5, crc] = found?.digests.map((digest) => Buffer.from(digest)) ?? []
+      if (md5) return { md5: md5.toString('hex'), crc32: crc?.readUInt32BE() ?? 0 }
     }
     let crc = 0
     for await (const piece of piecesOf(body, signal)) {

@@ -91,13 +91,14 @@ describe('the direction of imports', () => {
     expect(found).toEqual([])
   })
 
-  it.each(['engine', 'storage', 'sessions', 'locks', 'redis'])(
+  it.each(['engine', 'storage', 'sessions', 'locks', 'redis', 'sums'])(
     'keeps %s/ apart from its siblings and from what is above',
     (folder) => {
       // What sessions and locks in Redis have in common.
       const isRedis = (target: string, file: string) => folderOf(target) === 'redis' && /^\w+\/redis-/.test(file)
+      const isShared = (target: string) => folderOf(target) === 'sums' && ['engine', 'storage'].includes(folder)
       const isAllowed = (target: string, file: string) =>
-        contracts.includes(target) || folderOf(target) === folder || isRedis(target, file)
+        contracts.includes(target) || folderOf(target) === folder || isRedis(target, file) || isShared(target)
       expect(strays((file) => folderOf(file) === folder, isAllowed)).toEqual([])
     },
   )

@@ -8,9 +8,12 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import type { Worker, WorkerOptions } from 'node:worker_threads'
 import { crc32 } from 'node:zlib'
+import crc32c from 'crc-32/crc32c.js'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { parseChecksum } from '../../src/engine/body.ts'
+import { FileChecks } from '../../src/engine/file-checks.ts'
 import { BodySums } from '../../src/storage/body-sums.ts'
-import { SumThread } from '../../src/storage/sum-thread.ts'
+import { SumThread } from '../../src/sums/sum-thread.ts'
 import { eventually } from '../support/tus-client.ts'
 
 const { threads, rules } = vi.hoisted(() => ({ threads: [] as Worker[], rules: { areAllowed: true } }))
@@ -57,6 +60,14 @@ function sparse(size: number): string {
   return path
 }
 
+/** MD5 and CRC-32 of the beginning of a file. */
+async function ask(path: string, size: number, signal = forever) {
+  const job = { pieces: [{ path, start: 0, size }], algorithms: ['md5', 'crc32'] }
+  const found = await thread.digestsOf(job, signal)
+  const [md5, crc] = found?.digests.map((digest) => Buffer.from(digest)) ?? []
+  return found && { md5: md5?.toString('hex'), crc32: crc?.readUInt32BE(), read: found.read }
+}
+
 function sumsOf(content: Buffer) {
   return { md5: createHash('md5').update(content).digest('hex'), crc32: crc32(content) }
 }
@@ -77,21 +88,37 @@ describe('the thread', () => {
   it.each([0, 1, MiB / 2, MiB / 2 + 1, 16 * MiB + 5])('sums %i bytes of a file that goes on', async (size) => {
     const content = randomBytes(size)
     const path = file(Buffer.concat([content, randomBytes(10)]))
-    const sums = await thread.sumsOf({ path, size, crc32: true }, forever)
-    expect(sums).toMatchObject({ ...sumsOf(content), read: size })
-    expect(await thread.sumsOf({ path, size, crc32: false }, forever)).toMatchObject({ crc32: 0 })
+    expect(await ask(path, size)).toEqual({ ...sumsOf(content), read: size })
+  })
+
+  it('sums pieces of several files as one, with any algorithms', async () => {
+    const content = randomBytes(17 * MiB)
+    const cuts = [0, 1, 5 * MiB, 5 * MiB, 16 * MiB, 17 * MiB]
+    const pieces = cuts.slice(1).map((end, i) => {
+      const start = cuts[i] ?? 0
+      const own = content.subarray(start, end)
+      return { path: file(Buffer.concat([randomBytes(i), own, randomBytes(3)])), start: i, size: own.length }
+    })
+    const algorithms = ['sha256', 'crc32', 'sha512', 'md5', 'sha1']
+    const found = await thread.digestsOf({ pieces, algorithms }, forever)
+    const expected = algorithms.map((name) => {
+      if (name !== 'crc32') return createHash(name).update(content).digest('hex')
+      return crc32(content).toString(16).padStart(8, '0')
+    })
+    expect(found?.read).toBe(content.length)
+    expect(found?.digests.map((digest) => Buffer.from(digest).toString('hex'))).toEqual(expected)
+    expect(openFiles()).toBe(0)
   })
 
   it('tells how much there was of a file that is shorter', async () => {
-    expect(await thread.sumsOf({ path: file(randomBytes(100)), size: 101, crc32: false }, forever)).toMatchObject({
-      read: 100,
-    })
+    expect(await ask(file(randomBytes(100)), 101)).toMatchObject({ read: 100 })
+    expect(openFiles()).toBe(0)
   })
 
   it('says what is wrong with a file, and goes on with the others', async () => {
     const content = randomBytes(1000)
     const sums = ['missing', file(content), '.', 'also-missing', file(content)].map((path) =>
-      thread.sumsOf({ path: path.startsWith('/') ? path : join(folder, path), size: 1000, crc32: true }, forever),
+      ask(path.startsWith('/') ? path : join(folder, path), 1000),
     )
     const [missing, first, directory, again, second] = await Promise.allSettled(sums)
     expect(missing).toMatchObject({ reason: { code: 'ENOENT' } })
@@ -105,14 +132,14 @@ describe('the thread', () => {
   it('lets others go before the rest of a long file', async () => {
     const content = randomBytes(MiB)
     const order: string[] = []
-    const ask = (name: string, path: string, size: number) =>
-      thread.sumsOf({ path, size, crc32: true }, forever).then((sums) => {
+    const named = (name: string, path: string, size: number) =>
+      ask(path, size).then((sums) => {
         order.push(name)
         return sums
       })
     const [long, ...short] = await Promise.all([
-      ask('long', sparse(64 * MiB), 64 * MiB),
-      ...Array.from({ length: 5 }, () => ask('short', file(content), MiB)),
+      named('long', sparse(64 * MiB), 64 * MiB),
+      ...Array.from({ length: 5 }, () => named('short', file(content), MiB)),
     ])
     expect(order).toEqual(['short', 'short', 'short', 'short', 'short', 'long'])
     expect(long).toMatchObject(sumsOf(Buffer.alloc(64 * MiB)))
@@ -122,7 +149,7 @@ describe('the thread', () => {
   it('leaves off when nobody wants the sum any more', async () => {
     const path = sparse(100 * 1024 * MiB)
     const stop = new AbortController()
-    const unwanted = thread.sumsOf({ path, size: 100 * 1024 * MiB, crc32: false }, stop.signal)
+    const unwanted = ask(path, 100 * 1024 * MiB, stop.signal)
     unwanted.catch(() => {})
     await eventually(() => expect(openFiles()).toBe(1))
     const reason = new Error('enough')
@@ -130,44 +157,118 @@ describe('the thread', () => {
     await expect(unwanted).rejects.toBe(reason)
     await eventually(() => expect(openFiles()).toBe(0))
     const content = randomBytes(100)
-    expect(await thread.sumsOf({ path: file(content), size: 100, crc32: true }, forever)).toMatchObject(sumsOf(content))
+    expect(await ask(file(content), 100)).toMatchObject(sumsOf(content))
   })
 
   it('does not begin with what nobody wants', async () => {
     const reason = new Error('enough')
-    const file = { path: 'missing', size: 1, crc32: false }
-    await expect(thread.sumsOf(file, AbortSignal.abort(reason))).rejects.toBe(reason)
+    await expect(ask('missing', 1, AbortSignal.abort(reason))).rejects.toBe(reason)
     expect(threads).toEqual([])
   })
 
   it('is not asked any more once it has ended by itself', async () => {
-    const waiting = thread.sumsOf({ path: sparse(1024 * MiB), size: 1024 * MiB, crc32: false }, forever)
+    const waiting = ask(sparse(1024 * MiB), 1024 * MiB)
     await threads[0]?.terminate()
     expect(await waiting).toBe(null)
-    expect(await thread.sumsOf({ path: file(randomBytes(1)), size: 1, crc32: false }, forever)).toBe(null)
+    expect(await ask(file(randomBytes(1)), 1)).toBe(null)
     expect(threads).toHaveLength(1)
   })
 
   it('is not asked for where it is not allowed, nor after it was closed', async () => {
     rules.areAllowed = false
-    expect(await thread.sumsOf({ path: file(randomBytes(1)), size: 1, crc32: false }, forever)).toBe(null)
+    expect(await ask(file(randomBytes(1)), 1)).toBe(null)
     rules.areAllowed = true
-    const other = new SumThread()
-    await other.close()
-    expect(await other.sumsOf({ path: file(randomBytes(1)), size: 1, crc32: false }, forever)).toBe(null)
+    thread = new SumThread()
+    await thread.close()
+    expect(await ask(file(randomBytes(1)), 1)).toBe(null)
     expect(threads).toEqual([])
   })
 
   it('holds the process while it works, and no longer', async () => {
-    const source = fileURLToPath(new URL('../../src/storage/sum-thread.ts', import.meta.url))
+    const source = fileURLToPath(new URL('../../src/sums/sum-thread.ts', import.meta.url))
     const path = sparse(64 * MiB)
     const script = `
       import { SumThread } from ${JSON.stringify(source)}
-      const file = { path: ${JSON.stringify(path)}, size: ${64 * MiB}, crc32: false }
-      new SumThread().sumsOf(file, new AbortController().signal).then(({ md5 }) => console.log(md5))`
+      const job = { pieces: [{ path: ${JSON.stringify(path)}, start: 0, size: ${64 * MiB} }], algorithms: ['md5'] }
+      const { digests } = await new SumThread().digestsOf(job, new AbortController().signal)
+      console.log(Buffer.from(digests[0]).toString('hex'))`
     const command = ['--import', 'tsx', '--input-type=module', '-e', script]
     const { stdout } = await promisify(execFile)(process.execPath, command, { timeout: 30_000 })
     expect(stdout.trim()).toBe(sumsOf(Buffer.alloc(64 * MiB)).md5)
+  })
+})
+
+describe('checksums of files', () => {
+  const content = randomBytes(3 * MiB)
+  const given = (algorithm: string, of = content) =>
+    parseChecksum(
+      `${algorithm}:${
+        algorithm === 'crc32'
+          ? Buffer.from(crc32(of).toString(16).padStart(8, '0'), 'hex').toString('base64')
+          : algorithm === 'crc32c'
+            ? Buffer.from((crc32c.buf(of) >>> 0).toString(16).padStart(8, '0'), 'hex').toString('base64')
+            : createHash(algorithm).update(of).digest('base64')
+      }`,
+    )
+  const pieces = () => [
+    { path: file(content.subarray(0, MiB)), start: 0, size: MiB },
+    { path: file(content.subarray(MiB / 2)), start: MiB / 2, size: 2 * MiB },
+  ]
+  let checks: FileChecks
+  beforeEach(() => {
+    checks = new FileChecks()
+  })
+  afterEach(() => checks.close())
+
+  it.each(['crc32', 'crc32c', 'md5', 'sha1', 'sha256', 'sha512'])('are compared: %s', async (algorithm) => {
+    for (const areAllowed of [false, true]) {
+      rules.areAllowed = areAllowed
+      await checks.verify(pieces(), [given(algorithm)], forever)
+      const wrong = given(algorithm, content.subarray(1))
+      await expect(checks.verify(pieces(), [wrong], forever)).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH' })
+      await expect(checks.verify(pieces(), [given('md5'), wrong], forever)).rejects.toMatchObject({
+        code: 'CHECKSUM_MISMATCH',
+      })
+      await expect(checks.verify(pieces(), [wrong, given('md5')], forever, { wholeFile: true })).rejects.toMatchObject({
+        code: 'CHECKSUM_MISMATCH',
+      })
+      checks = new FileChecks()
+    }
+  })
+
+  it('are made by the thread when there is much to read, and here when there is little', async () => {
+    await checks.verify(pieces(), [given('sha1'), given('crc32')], forever)
+    expect(threads).toHaveLength(1)
+    threads.length = 0
+    const other = new FileChecks()
+    const few = { path: file(content), start: 0, size: MiB }
+    await other.verify([few], [given('sha1', content.subarray(0, MiB))], forever)
+    await other.verify(pieces(), [given('sha1'), given('crc32c')], forever)
+    await other.verify(pieces(), [], forever)
+    expect(threads).toEqual([])
+    await other.close()
+  })
+
+  it.each([
+    ['much', 2 * MiB],
+    ['little', MiB],
+  ])('do not count for files that are too short: %s to read', async (_, size) => {
+    const short = { path: file(content.subarray(0, size - 1)), start: 0, size }
+    for (const expected of [given('md5', content.subarray(0, size)), given('md5', content.subarray(0, size - 1))]) {
+      await expect(checks.verify([short], [expected], forever)).rejects.toMatchObject({ code: 'STAGING_LOST' })
+    }
+  })
+
+  it('end when nobody waits for them any more', async () => {
+    const reason = new Error('enough')
+    const stop = new AbortController()
+    const long = { path: sparse(100 * 1024 * MiB), start: 0, size: 100 * 1024 * MiB }
+    for (const expected of [given('md5'), given('crc32c')]) {
+      const waiting = checks.verify([long], [expected], stop.signal)
+      setTimeout(() => stop.abort(reason), 20)
+      await expect(waiting).rejects.toBe(reason)
+    }
+    await eventually(() => expect(openFiles()).toBe(0))
   })
 })
 

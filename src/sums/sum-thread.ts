@@ -1,23 +1,28 @@
-/** Sums of files, made by a thread of its own: an MD5 alone takes as much time as all else that a byte costs on its way to S3. */
+/** Sums of files, made by a thread of its own: an MD5 takes as much time as all else that a byte costs on its way. */
 import { Worker } from 'node:worker_threads'
 
-export interface FileSums {
-  /** As hex digits. */
-  readonly md5: string
-  /** 0 when it was not asked for. */
-  readonly crc32: number
-  /** Bytes that were read: fewer than were asked for when the file is shorter. */
+export interface Digests {
+  /** In the order of the algorithms; a CRC-32 in network byte order. */
+  readonly digests: readonly Uint8Array[]
+  /** Bytes that were read: fewer than were asked for when a file is shorter. */
   readonly read: number
 }
 
-export interface SummedFile {
+/** Bytes of a file. */
+export interface SummedPiece {
   readonly path: string
-  /** From the start of the file, bytes. */
+  readonly start: number
   readonly size: number
-  readonly crc32: boolean
 }
 
-type Answer = { readonly id: number } & (FileSums | { readonly message: string; readonly code: unknown })
+export interface SumJob {
+  /** One after the other. */
+  readonly pieces: readonly SummedPiece[]
+  /** `crc32`, or names that `createHash` knows. */
+  readonly algorithms: readonly string[]
+}
+
+type Answer = { readonly id: number } & (Digests | { readonly message: string; readonly code: unknown })
 
 /**
  * A text, so that neither a bundler nor a loader of the application can lose the file it would be. Reads in one go, as nobody else
@@ -40,42 +45,57 @@ parentPort.on('message', (job) => {
 })
 
 function turn() {
-  const job = jobs[0]
+  const job = jobs.shift()
   if (!job) return
   try {
-    const isDone = work(job)
-    jobs.shift()
-    if (!isDone) jobs.push(job)
-    else parentPort.postMessage({ id: job.id, md5: job.hash.digest('hex'), crc32: job.crc, read: job.read })
+    if (work(job)) {
+      close(job)
+      parentPort.postMessage({ id: job.id, digests: job.sums.map((sum) => sum.digest()), read: job.read })
+    } else jobs.push(job)
   } catch ({ message, code }) {
-    jobs.shift()
     close(job)
     parentPort.postMessage({ id: job.id, message, code })
   }
   if (jobs.length > 0) setImmediate(turn)
 }
 
+/** Whether all is done. */
 function work(job) {
-  job.hash ??= createHash('md5')
-  job.file ??= openSync(job.path)
+  job.sums ??= job.algorithms.map((name) => (name === 'crc32' ? new Crc32() : createHash(name)))
   job.read ??= 0
-  job.crc ??= 0
-  for (const until = Math.min(job.size, job.read + 16 * 1024 * 1024); job.read < until; ) {
-    const count = readSync(job.file, buffer, 0, Math.min(buffer.length, until - job.read), job.read)
-    if (count === 0) return close(job)
-    const bytes = buffer.subarray(0, count)
-    job.hash.update(bytes)
-    if (job.crc32) job.crc = crc32(bytes, job.crc)
+  for (const until = job.read + 16 * 1024 * 1024; job.read < until; ) {
+    const [piece] = job.pieces
+    if (!piece) return true
+    job.file ??= openSync(piece.path)
+    const count = readSync(job.file, buffer, 0, Math.min(buffer.length, piece.size), piece.start)
+    if (count < 1 && piece.size > 0) return true
+    for (const sum of job.sums) sum.update(buffer.subarray(0, count))
     job.read += count
+    piece.start += count
+    piece.size -= count
+    if (piece.size > 0) continue
+    close(job)
+    job.pieces.shift()
   }
-  return job.read < job.size ? false : close(job)
+  return job.pieces.length === 0
+}
+
+class Crc32 {
+  #sum = 0
+  update(bytes) {
+    this.#sum = crc32(bytes, this.#sum)
+  }
+  digest() {
+    const digest = Buffer.alloc(4)
+    digest.writeUInt32BE(this.#sum)
+    return digest
+  }
 }
 
 function close(job) {
   const { file } = job
   job.file = undefined
   if (file !== undefined) closeSync(file)
-  return true
 }
 
 function cancel(id) {
@@ -85,7 +105,7 @@ function cancel(id) {
 `
 
 interface Waiting {
-  resolve(sums: FileSums | null): void
+  resolve(digests: Digests | null): void
   reject(error: unknown): void
 }
 
@@ -97,9 +117,9 @@ export class SumThread {
 
   /**
    * `null` where there is no thread (any more): not allowed, out of memory, closed.
-   * @throws what reading the file throws, or the reason of `signal`
+   * @throws what reading the files throws, or the reason of `signal`
    */
-  async sumsOf(file: SummedFile, signal: AbortSignal): Promise<FileSums | null> {
+  async digestsOf({ pieces, algorithms }: SumJob, signal: AbortSignal): Promise<Digests | null> {
     signal.throwIfAborted()
     const worker = this.#thread()
     if (!worker) return null
@@ -114,7 +134,7 @@ export class SumThread {
       return await new Promise((resolve, reject) => {
         this.#waiting.set(id, { resolve, reject })
         worker.ref()
-        worker.postMessage({ ...file, id })
+        worker.postMessage({ id, pieces, algorithms })
       })
     } finally {
       signal.removeEventListener('abort', giveUp)
