@@ -100,7 +100,7 @@ export function writesAtOffset(directory: string): RequestListener {
 }
 
 /** One batch is written while the next comes in. */
-async function writeBatches(handle: FileHandle, body: Readable, start: number): Promise<void> {
+export async function writeBatches(handle: FileHandle, body: Readable, start: number): Promise<void> {
   let [batch, size, position] = [[] as Buffer[], 0, start]
   let writing: Promise<unknown> = Promise.resolve()
   for await (const piece of body) {

@@ -5,6 +5,7 @@ export type ServerKind =
   | 'nginx'
   | 'chunk-files'
   | 'writev'
+  | 'express'
   | 'multer'
   | 'uploadx'
   | 'ours'

@@ -7,6 +7,7 @@ import { barePipe, chunkFiles, relay, writesAtOffset } from './bare-servers.ts'
 import type { ServerKind, ServerMessage, ServerQuestion } from './messages.ts'
 import { ours, oursOnS3, oursWithPower, sparse, tus, tusOnS3 } from './our-servers.ts'
 import { multerAndConcatenation, multerS3, tusServer, tusServerOnS3, uploadx } from './peer-servers.ts'
+import { expressWrites } from './yardstick.ts'
 
 export type Listener = (directory: string, endpoint: string) => RequestListener | Promise<RequestListener>
 
@@ -14,6 +15,7 @@ const listeners: Record<Exclude<ServerKind, 'nginx'>, Listener> = {
   pipe: barePipe,
   'chunk-files': chunkFiles,
   writev: writesAtOffset,
+  express: expressWrites,
   'relay-s3': relay,
   multer: multerAndConcatenation,
   'multer-s3': multerS3,

@@ -7,6 +7,8 @@ export const contenders = {
   nginx: { server: 'nginx', wire: 'whole' },
   'chunk-files': { server: 'chunk-files', wire: 'raw' },
   writev: { server: 'writev', wire: 'raw' },
+  'express-form': { server: 'express', wire: 'form' },
+  'express-raw': { server: 'express', wire: 'raw' },
   multer: { server: 'multer', wire: 'form' },
   uploadx: { server: 'uploadx', wire: 'uploadx' },
   'tus-server': { server: 'tus-server', wire: 'tus' },
@@ -128,7 +130,8 @@ export const comparisons = {
   W1: {
     is: 'one client, one file in chunks, one after the other',
     servers: [
-      ...(['pipe', 'nginx', 'chunk-files', 'writev', 'multer', 'uploadx', 'tus-server'] as const),
+      ...(['pipe', 'nginx', 'chunk-files', 'writev', 'express-form', 'express-raw'] as const),
+      ...(['multer', 'uploadx', 'tus-server'] as const),
       ...(['form', 'raw', 'form-crc32', 'form-sha256', 'form-power'] as const),
     ],
     base: 'pipe',
@@ -138,7 +141,7 @@ export const comparisons = {
   },
   W2: {
     is: 'the same, four chunks in flight',
-    servers: ['chunk-files', 'writev', 'multer', 'form', 'raw', 'form-undeclared'],
+    servers: ['chunk-files', 'writev', 'express-form', 'express-raw', 'multer', 'form', 'raw', 'form-undeclared'],
     base: 'chunk-files',
     ratios: speedAndCpu,
     figures: throughput,
@@ -146,7 +149,10 @@ export const comparisons = {
   },
   W3: {
     is: 'many clients at once, 1 MiB chunks',
-    servers: ['chunk-files', 'pipe', 'nginx', 'writev', 'multer', 'uploadx', 'tus-server', 'form', 'raw'],
+    servers: [
+      ...(['chunk-files', 'pipe', 'nginx', 'writev', 'express-form', 'express-raw'] as const),
+      ...(['multer', 'uploadx', 'tus-server', 'form', 'raw'] as const),
+    ],
     base: 'chunk-files',
     ratios: ['speed', 'chunkP99'],
     figures: ['speed', 'cpu', 'chunkP50', 'chunkP99', 'peakRss'],
@@ -154,7 +160,7 @@ export const comparisons = {
   },
   W4: {
     is: 'small files, 16 at a time',
-    servers: ['pipe', 'nginx', 'multer', 'uploadx', 'tus-server', 'form', 'raw'],
+    servers: ['pipe', 'nginx', 'express-form', 'express-raw', 'multer', 'uploadx', 'tus-server', 'form', 'raw'],
     base: 'pipe',
     ratios: ['files'],
     figures: ['files', 'cpuPerChunk', 'completion', 'peakRss'],
