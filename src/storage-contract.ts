@@ -138,7 +138,10 @@ export interface MultipartRef {
 /** The bytes of one part, or of a whole file: they stay in place until the call settles, and can be read any number of times. */
 export interface PartBody {
   readonly size: number
-  /** The file that begins with exactly these bytes; `null` when they lie in several files. */
+  /**
+   * The file that begins with exactly these bytes, for who reads it without `open`; `null` when they lie in several files. A wrapper
+   * whose `open` gives other bytes says `null`.
+   */
   readonly path: string | null
   /** A fresh stream over the whole part. */
   open(): Readable

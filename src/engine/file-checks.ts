@@ -1,6 +1,6 @@
 /** Whether files have the checksums that were given for them. */
 import { StorageUnavailableError } from '../errors.ts'
-import { SumThread } from '../sums/sum-thread.ts'
+import { type SumThread, sumThread } from '../sums/sum-thread.ts'
 import { type Checksum, RunningChecksum, requireDigest } from './body.ts'
 import { type FilePiece, readPieces } from './staged-files.ts'
 
@@ -11,7 +11,11 @@ const atOnce = 1024 * 1024
 const ownAlgorithms = ['crc32c']
 
 export class FileChecks {
-  readonly #thread = new SumThread()
+  readonly #thread: SumThread
+
+  constructor(thread = sumThread) {
+    this.#thread = thread
+  }
 
   /**
    * The checksums are those of the pieces, one after the other. Large ones are read away from the event loop.
@@ -45,9 +49,5 @@ export class FileChecks {
       for (const each of running) each.update(data)
     }
     for (const each of running) each.verify(options)
-  }
-
-  close(): Promise<void> {
-    return this.#thread.close()
   }
 }

@@ -283,7 +283,7 @@ export class Engine implements UploadEngine {
     await this.#pieces.idle()
     clearTimeout(cut)
     this.#cutOff()
-    await Promise.all([this.#parts.claims.close(), this.#parts.checks.close()])
+    await this.#parts.claims.close()
     const { locker, sessions, storage } = this.#parts.options
     for (const each of [locker, sessions, storage]) await each.close?.()
   }

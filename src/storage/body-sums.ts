@@ -1,7 +1,7 @@
 /** What goes ahead of a body, or is compared with what S3 says it holds. */
 import { createHash, type Hash } from 'node:crypto'
 import { crc32 } from 'node:zlib'
-import { SumThread } from '../sums/sum-thread.ts'
+import { type SumThread, sumThread } from '../sums/sum-thread.ts'
 import { asSourceError, type Body, piecesOf, wrongSize } from './s3-body.ts'
 
 export interface Sums {
@@ -12,7 +12,11 @@ export interface Sums {
 }
 
 export class BodySums {
-  readonly #thread = new SumThread()
+  readonly #thread: SumThread
+
+  constructor(thread = sumThread) {
+    this.#thread = thread
+  }
 
   newHash(): Hash | null {
     try {
@@ -31,7 +35,8 @@ export class BodySums {
   async ofBody(body: Body, withCrc: boolean, signal: AbortSignal): Promise<Sums> {
     const hash = this.newHash()
     const { path, size } = body
-    if (hash && path !== null) {
+    if (!hash && !withCrc) return { md5: null, crc32: 0 }
+    if (hash && path) {
       const job = { pieces: [{ path, start: 0, size }], algorithms: withCrc ? ['md5', 'crc32'] : ['md5'] }
       const found = await this.#thread.digestsOf(job, signal).catch((error: unknown) => {
         throw asSourceError(error)
@@ -46,9 +51,5 @@ export class BodySums {
       if (withCrc) crc = crc32(piece, crc)
     }
     return { md5: hash?.digest('hex') ?? null, crc32: crc }
-  }
-
-  close(): Promise<void> {
-    return this.#thread.close()
   }
 }

@@ -46,7 +46,8 @@ export type Body = Pick<PartBody, 'size' | 'path' | 'open'>
 export async function* piecesOf({ open, size }: Body, signal: AbortSignal): AsyncGenerator<Buffer, void, undefined> {
   let seen = 0
   try {
-    for await (const piece of addAbortSignal(signal, open()) as AsyncIterable<Buffer>) {
+    for await (const data of addAbortSignal(signal, open()) as AsyncIterable<Buffer | string>) {
+      const piece = typeof data === 'string' ? Buffer.from(data) : data
       seen += piece.length
       if (seen > size) break
       yield piece

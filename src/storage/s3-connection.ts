@@ -37,6 +37,8 @@ export interface Delivered<T extends Receipt> {
 export class S3Connection {
   readonly settings: S3Settings
   readonly sums = new BodySums()
+  /** Whether an MD5 may go ahead of a body. */
+  takesMd5 = true
   readonly #receipts = new Receipts()
   readonly #credentials: S3Credentials | null
   readonly #given: S3Client | null
@@ -51,9 +53,14 @@ export class S3Connection {
     this.#slots = new Slots(settings.maxSockets)
   }
 
+  /** Whether the client is one of the application, which repeats by itself what it has in memory. */
+  get hasOwnRepetition(): boolean {
+    return this.#given !== null
+  }
+
   /** How often we repeat a request whose body is not a stream: a client of the application does that by itself. */
   get attempts(): number {
-    return this.#given ? 1 : this.settings.maxAttempts
+    return this.hasOwnRepetition ? 1 : this.settings.maxAttempts
   }
 
   /** The deadline of an attempt that sends this many bytes, ms. */
@@ -157,7 +164,6 @@ export class S3Connection {
 
   async close(): Promise<void> {
     this.#closed = true
-    await this.sums.close()
     const api = await this.#api?.catch(() => null)
     if (api && api.client !== this.#given) api.client.destroy()
   }

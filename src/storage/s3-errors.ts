@@ -111,6 +111,12 @@ interface Shape {
   readonly $metadata?: { readonly httpStatusCode?: number; readonly requestId?: string; readonly attempts?: number }
 }
 
+/** The server does not know a header or a call. */
+export function isNotImplemented(error: unknown): boolean {
+  const { name, $metadata } = shapeOf(error)
+  return name === 'NotImplemented' || $metadata?.httpStatusCode === 501
+}
+
 export function classify(error: unknown): FailureKind {
   const { name, code, $metadata } = shapeOf(error)
   const named = typeof name === 'string' && Object.hasOwn(byName, name) ? byName[name] : undefined

@@ -74,8 +74,8 @@ export class S3Multipart implements MultipartStorage {
     this.#sent.remove(upload.multipartId, partNumber)
     const { receipt, isProven } = await sendBody(this.#connection, {
       ...{ operation: 'UploadPart', body, signal },
-      // Only where the multipart upload was opened for them.
-      withCrc: await this.#connection.addsChecksums(),
+      // S3 takes a CRC-32 only where the multipart upload was opened for them.
+      needsSum: false,
       send: ({ client, sdk }, sent, abortSignal) =>
         client.send(new sdk.UploadPartCommand({ ...target, ...sent }), { abortSignal }),
       look: () => heldPart(this.#connection, target, signal),

@@ -1,10 +1,11 @@
 /** Bytes on their way to S3: an object or a part in one request, read from where they lie. */
-import type { Readable } from 'node:stream'
+import { Readable } from 'node:stream'
 import type { PutObjectCommandInput } from '@aws-sdk/client-s3'
 import type { Sums } from './body-sums.ts'
 import { type Body, bytesOf, withBody } from './s3-body.ts'
 import { heldObject } from './s3-complete.ts'
 import type { Delivered, S3Api, S3Connection } from './s3-connection.ts'
+import { isNotImplemented } from './s3-errors.ts'
 import { crc32Text } from './s3-headers.ts'
 import type { Held, Receipt } from './s3-receipt.ts'
 
@@ -22,8 +23,8 @@ export interface SentBody {
 export interface Sending<T extends Receipt> {
   readonly operation: 'PutObject' | 'UploadPart'
   readonly body: Body
-  /** Whether a CRC-32 goes ahead as well. */
-  readonly withCrc: boolean
+  /** Whether a CRC-32 goes ahead where no MD5 can. */
+  readonly needsSum: boolean
   readonly signal: AbortSignal | undefined
   send(api: S3Api, sent: SentBody, abortSignal: AbortSignal): Promise<T>
   look(): Promise<Held>
@@ -33,33 +34,62 @@ export interface Sending<T extends Receipt> {
  * Resolves when S3 confirms that it has the bytes. The signature of a request does not cover a stream, so a sum of the bytes goes
  * ahead in a header, which it covers. S3 refuses what differs from it.
  */
-export function sendBody<T extends Receipt>(connection: S3Connection, sending: Sending<T>): Promise<Delivered<T>> {
-  const { operation, body, withCrc, signal, send, look } = sending
+export async function sendBody<T extends Receipt>(
+  connection: S3Connection,
+  sending: Sending<T>,
+): Promise<Delivered<T>> {
+  const { operation, body, signal, look } = sending
+  const addsChecksums = await connection.addsChecksums()
   const options = { signal, streamed: true, timeout: connection.timeoutFor(body.size) }
-  const deliver = () =>
-    connection.call(
-      operation,
-      async (api, cut) => {
-        const bytes = body.size <= inMemory ? await bytesOf(body, cut) : null
-        const sums = bytes ? connection.sums.of(bytes, withCrc) : await connection.sums.ofBody(body, withCrc, cut)
-        const ahead = { ContentLength: body.size, ...headersOf(sums, withCrc) }
-        const receipt = bytes
-          ? await send(api, { ...ahead, Body: bytes }, cut)
-          : await withBody(body, cut, (Body) => send(api, { ...ahead, Body }, cut))
-        return { receipt, md5: sums.md5 }
-      },
-      options,
-    )
-  return connection.deliver(body.size, signal, deliver, look)
+  const attempt = async (api: S3Api, cut: AbortSignal) => {
+    const withMd5 = connection.takesMd5
+    try {
+      return await sendOnce(connection, sending, { addsChecksums, withMd5 }, api, cut)
+    } catch (error) {
+      if (!withMd5 || !isNotImplemented(error)) throw error
+      // Directory buckets of S3 take none.
+      const sent = await sendOnce(connection, sending, { addsChecksums, withMd5: false }, api, cut)
+      connection.takesMd5 = false
+      return sent
+    }
+  }
+  return connection.deliver(body.size, signal, () => connection.call(operation, attempt, options), look)
+}
+
+async function sendOnce<T extends Receipt>(
+  connection: S3Connection,
+  { body, needsSum, send }: Sending<T>,
+  { addsChecksums, withMd5 }: { addsChecksums: boolean; withMd5: boolean },
+  api: S3Api,
+  cut: AbortSignal,
+): Promise<{ receipt: T; md5: string | null }> {
+  const { sums } = connection
+  const bytes = body.size <= inMemory ? await bytesOf(body, cut) : null
+  const withCrc = addsChecksums || (needsSum && (!withMd5 || sums.newHash() === null))
+  const made = bytes ? sums.of(bytes, withCrc) : await sums.ofBody(body, withCrc, cut)
+  const ahead = { ContentLength: body.size, ...headersOf(made, { withMd5, withCrc }) }
+  // A client of the application repeats what is in memory by itself, and we do too: two layers would multiply.
+  const isStream = bytes === null || connection.hasOwnRepetition
+  const receipt = isStream
+    ? await withBody(bytes ? bodyOf(bytes) : body, cut, (Body) => send(api, { ...ahead, Body }, cut))
+    : await send(api, { ...ahead, Body: bytes }, cut)
+  return { receipt, md5: made.md5 }
+}
+
+function bodyOf(bytes: Buffer): Body {
+  return { size: bytes.length, path: null, open: () => Readable.from([bytes], { objectMode: false }) }
 }
 
 /**
  * Every S3 looks at the MD5. Clients that add checksums would frame the body for one behind it if there were no CRC-32 ahead, and not
  * every S3 looks at that.
  */
-function headersOf({ md5, crc32 }: Sums, withCrc: boolean): Pick<SentBody, 'ContentMD5' | 'ChecksumCRC32'> {
+function headersOf(
+  { md5, crc32 }: Sums,
+  { withMd5, withCrc }: { withMd5: boolean; withCrc: boolean },
+): Pick<SentBody, 'ContentMD5' | 'ChecksumCRC32'> {
   return {
-    ...(md5 !== null && { ContentMD5: Buffer.from(md5, 'hex').toString('base64') }),
+    ...(withMd5 && md5 !== null && { ContentMD5: Buffer.from(md5, 'hex').toString('base64') }),
     ...(withCrc && { ChecksumCRC32: crc32Text(crc32) }),
   }
 }
@@ -75,7 +105,7 @@ export async function putObject(
 ): Promise<void> {
   await sendBody(connection, {
     ...{ operation: 'PutObject', body, signal },
-    withCrc: (await connection.addsChecksums()) || connection.sums.newHash() === null,
+    needsSum: true,
     send: ({ client, sdk }, sent, abortSignal) =>
       client.send(new sdk.PutObjectCommand({ ...params, ...sent }), { abortSignal }),
     look: () => heldObject(connection, params.Key, signal),

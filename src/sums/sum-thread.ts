@@ -24,60 +24,83 @@ export interface SumJob {
 
 type Answer = { readonly id: number } & (Digests | { readonly message: string; readonly code: unknown })
 
+/** How long the thread waits for more to do, ms. It costs some 8 MiB, and an application may have many storages. */
+const idleTime = 10_000
+
 /**
- * A text, so that neither a bundler nor a loader of the application can lose the file it would be. Reads in one go, as nobody else
- * waits in this thread; what is long lets the others go first after every 16 MiB.
+ * A text, so that neither a bundler nor a loader of the application can lose the file it would be. Some files at a time; one that
+ * cannot be read (a disk that hangs) holds up no others, and gives its place up when nobody wants it any more.
  */
 const source = `
 'use strict'
-const { closeSync, openSync, readSync } = require('node:fs')
 const { createHash } = require('node:crypto')
+const { open } = require('node:fs/promises')
 const { parentPort } = require('node:worker_threads')
 const { crc32 } = require('node:zlib')
 
-const buffer = Buffer.allocUnsafeSlow(512 * 1024)
-const jobs = []
+const step = 1024 * 1024
+const atOnce = 8
+const waiting = []
+const working = new Map()
+const buffers = []
 
 parentPort.on('message', (job) => {
-  if ('cancelled' in job) return cancel(job.cancelled)
-  jobs.push(job)
-  if (jobs.length === 1) setImmediate(turn)
+  if ('cancelled' in job) cancel(job.cancelled)
+  else waiting.push(job)
+  begin()
 })
 
-function turn() {
-  const job = jobs.shift()
-  if (!job) return
-  try {
-    if (work(job)) {
-      close(job)
-      parentPort.postMessage({ id: job.id, digests: job.sums.map((sum) => sum.digest()), read: job.read })
-    } else jobs.push(job)
-  } catch ({ message, code }) {
-    close(job)
-    parentPort.postMessage({ id: job.id, message, code })
+function begin() {
+  while (working.size < atOnce && waiting.length > 0) {
+    const job = waiting.shift()
+    working.set(job.id, job)
+    run(job).then((answer) => {
+      // Of a cancelled job nobody wants to hear.
+      if (working.delete(job.id)) parentPort.postMessage({ id: job.id, ...answer })
+      begin()
+    })
   }
-  if (jobs.length > 0) setImmediate(turn)
 }
 
-/** Whether all is done. */
-function work(job) {
-  job.sums ??= job.algorithms.map((name) => (name === 'crc32' ? new Crc32() : createHash(name)))
-  job.read ??= 0
-  for (const until = job.read + 16 * 1024 * 1024; job.read < until; ) {
-    const [piece] = job.pieces
-    if (!piece) return true
-    job.file ??= openSync(piece.path)
-    const count = readSync(job.file, buffer, 0, Math.min(buffer.length, piece.size), piece.start)
-    if (count < 1 && piece.size > 0) return true
-    for (const sum of job.sums) sum.update(buffer.subarray(0, count))
-    job.read += count
-    piece.start += count
-    piece.size -= count
-    if (piece.size > 0) continue
-    close(job)
-    job.pieces.shift()
+function cancel(id) {
+  working.delete(id)
+  const at = waiting.findIndex((job) => job.id === id)
+  if (at >= 0) waiting.splice(at, 1)
+}
+
+async function run(job) {
+  const buffer = buffers.pop() ?? Buffer.allocUnsafeSlow(step)
+  try {
+    const sums = job.algorithms.map((name) => (name === 'crc32' ? new Crc32() : createHash(name)))
+    let read = 0
+    for (const piece of job.pieces) {
+      const count = await readPiece(job, piece, buffer, sums)
+      read += count
+      if (count < piece.size) break
+    }
+    return { digests: sums.map((sum) => sum.digest()), read }
+  } catch ({ message, code }) {
+    return { message, code }
+  } finally {
+    buffers.push(buffer)
   }
-  return job.pieces.length === 0
+}
+
+async function readPiece(job, { path, start, size }, buffer, sums) {
+  if (size === 0) return 0
+  const file = await open(path)
+  try {
+    let read = 0
+    while (read < size && working.has(job.id)) {
+      const { bytesRead } = await file.read(buffer, 0, Math.min(step, size - read), start + read)
+      if (bytesRead === 0) break
+      for (const sum of sums) sum.update(buffer.subarray(0, bytesRead))
+      read += bytesRead
+    }
+    return read
+  } finally {
+    await file.close()
+  }
 }
 
 class Crc32 {
@@ -91,17 +114,6 @@ class Crc32 {
     return digest
   }
 }
-
-function close(job) {
-  const { file } = job
-  job.file = undefined
-  if (file !== undefined) closeSync(file)
-}
-
-function cancel(id) {
-  const at = jobs.findIndex((job) => job.id === id)
-  if (at >= 0) close(jobs.splice(at, 1)[0])
-}
 `
 
 interface Waiting {
@@ -111,12 +123,13 @@ interface Waiting {
 
 export class SumThread {
   #worker: Worker | null = null
-  #isUsable = true
+  #isUsable = isAllowed()
   #lastId = 0
+  #idle: NodeJS.Timeout | undefined
   readonly #waiting = new Map<number, Waiting>()
 
   /**
-   * `null` where there is no thread (any more): not allowed, out of memory, closed.
+   * `null` where there is no thread: not allowed, or it ended by itself.
    * @throws what reading the files throws, or the reason of `signal`
    */
   async digestsOf({ pieces, algorithms }: SumJob, signal: AbortSignal): Promise<Digests | null> {
@@ -133,6 +146,7 @@ export class SumThread {
     try {
       return await new Promise((resolve, reject) => {
         this.#waiting.set(id, { resolve, reject })
+        clearTimeout(this.#idle)
         worker.ref()
         worker.postMessage({ id, pieces, algorithms })
       })
@@ -141,9 +155,13 @@ export class SumThread {
     }
   }
 
-  async close(): Promise<void> {
+  /** Ends the thread; the next job begins another. Whoever still waits gets `null`. */
+  async end(): Promise<void> {
     const worker = this.#worker
-    this.#lose()
+    this.#worker = null
+    clearTimeout(this.#idle)
+    for (const { resolve } of this.#waiting.values()) resolve(null)
+    this.#waiting.clear()
     await worker?.terminate()
   }
 
@@ -153,8 +171,8 @@ export class SumThread {
       // None of the flags of the process, as a loader or a profiler: they are not for this.
       const worker = new Worker(source, { eval: true, execArgv: [], env: {}, name: 'nexus-uploader-sums' })
       worker.on('message', (answer: Answer) => this.#take(answer))
-      worker.on('error', () => this.#lose())
-      worker.on('exit', () => this.#lose())
+      worker.on('error', (error) => this.#lose(worker, error))
+      worker.on('exit', () => this.#lose(worker))
       worker.unref()
       this.#worker = worker
     } catch {
@@ -172,15 +190,32 @@ export class SumThread {
   #end(id: number): Waiting | undefined {
     const waiting = this.#waiting.get(id)
     this.#waiting.delete(id)
-    if (this.#waiting.size === 0) this.#worker?.unref()
+    if (this.#waiting.size === 0) {
+      this.#worker?.unref()
+      clearTimeout(this.#idle)
+      // Not waited for: a thread whose disk hangs does not end.
+      this.#idle = setTimeout(() => void this.end(), idleTime).unref()
+    }
     return waiting
   }
 
-  /** A thread that ended by itself would end again: from now on whoever asks has to do it. */
-  #lose(): void {
+  /** One that ended by itself would end again: from now on whoever asks has to do it. */
+  #lose(worker: Worker, error?: unknown): void {
+    if (worker !== this.#worker) return
     this.#isUsable = false
-    this.#worker = null
-    for (const { resolve } of this.#waiting.values()) resolve(null)
-    this.#waiting.clear()
+    void this.end()
+    const detail = error instanceof Error ? error.message : 'it has ended'
+    process.emitWarning(`The thread for sums of files is lost (${detail}): the event loop makes them from now on.`, {
+      code: 'NEXUS_SUM_THREAD_LOST',
+    })
   }
+}
+
+/** All of this process share it. */
+export const sumThread = new SumThread()
+
+/** With Node's permission model, a thread that has none of the process's flags could read what the process may not. */
+function isAllowed(): boolean {
+  const { permission } = process as { readonly permission?: unknown }
+  return permission === undefined && process.env.NEXUS_UPLOADER_SUM_THREAD !== 'off'
 }

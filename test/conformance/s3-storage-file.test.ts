@@ -2,7 +2,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { createServer, type Server, request as send } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import type { Readable } from 'node:stream'
+import { Readable } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
 import { crc32 } from 'node:zlib'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
@@ -228,6 +228,83 @@ describe('what goes to `upload` instead', () => {
     await storage.uploadBody('redirected', await fx.part(bytes), info)
     // From memory, so that it can be sent again: then the request has the sum of its bytes.
     expect(fx.double.log('PutObject')[0]?.headers['x-amz-content-sha256']).toMatch(/^[0-9a-f]{64}$/)
+    client.destroy()
+  })
+})
+
+describe('servers that take no MD5 ahead of a body', () => {
+  const md5s = (call: string) => fx.double.log(call).map(({ headers }) => 'content-md5' in headers)
+
+  it('get none from then on, and a CRC-32 instead where they take it', async () => {
+    const storage = fx.adapter()
+    const ref = { fileKey: 'part', multipartId: await storage.multipart.create('part', info) }
+    fx.double.fail('UploadPart', { status: 'NotImplemented' })
+    await storage.multipart.uploadPart(ref, 1, await fx.part(large))
+    await storage.multipart.uploadPart(ref, 2, await fx.part(bytes))
+    expect(md5s('UploadPart')).toEqual([true, false, false])
+    expect(storage.multipart.sentParts?.(ref)).toHaveLength(2)
+    await storage.uploadBody('without', await fx.part(bytes), info)
+    expect(md5s('PutObject')).toEqual([false])
+    expect(fx.double.log('PutObject')[0]?.headers).toHaveProperty('x-amz-checksum-crc32')
+    expect((await fx.double.read(fx.bucket, 'without')).equals(bytes)).toBe(true)
+  })
+
+  it('are not those that refuse the request without it as well', async () => {
+    const storage = fx.adapter()
+    fx.double.fail('PutObject', { status: 'NotImplemented', times: 2 })
+    expect(await failureOf(storage.uploadBody('other', await fx.part(bytes), info))).toMatchObject({ status: 502 })
+    await storage.uploadBody('other', await fx.part(bytes), info)
+    expect(md5s('PutObject')).toEqual([true, false, true])
+  })
+})
+
+describe('few bytes', () => {
+  it('are read once, whatever becomes of the request', async () => {
+    const body = await fx.part(bytes)
+    await fx.storage.uploadBody('once', body, info)
+    const ref = { fileKey: 'part', multipartId: await fx.storage.multipart.create('part', info) }
+    await fx.storage.multipart.uploadPart(ref, 1, body)
+    expect(body.opened).toHaveLength(2)
+    expect(body.opened.every(({ destroyed }) => destroyed)).toBe(true)
+  })
+
+  it('may come as text', async () => {
+    const text = 'ä€𝄞'.repeat(50)
+    const size = Buffer.byteLength(text)
+    const body = { size, path: null, open: () => Readable.from([text.slice(0, 20), text.slice(20)]) }
+    await fx.storage.uploadBody('text', body, { ...info, size })
+    expect((await fx.double.read(fx.bucket, 'text')).toString()).toBe(text)
+  })
+
+  it('are not read on behind their end, and not waited for when nobody wants them any more', async () => {
+    let pulled = 0
+    const endless = new Readable({
+      read() {
+        pulled += 1
+        this.push(Buffer.alloc(64 * 1024))
+      },
+    })
+    const failure = failureOf(fx.storage.uploadBody('endless', { size: 1000, path: null, open: () => endless }, info))
+    expect(await failure).toMatchObject({ code: 'S3_SOURCE_FAILED' })
+    expect(pulled).toBeLessThan(10)
+    const stuck = new Readable({ read() {} })
+    const signal = AbortSignal.timeout(50)
+    const given = fx.storage.uploadBody('stuck', { size: 1000, path: null, open: () => stuck }, { ...info, signal })
+    expect(await failureOf(given)).toMatchObject({ code: 'S3_ABORTED' })
+    expect([endless.destroyed, stuck.destroyed]).toEqual([true, true])
+  })
+
+  it.each(['PutObject', 'UploadPart'] as const)('are sent no more often by a client that repeats: %s', async (call) => {
+    const client = clientOf(fx.target, { maxAttempts: 3 })
+    const storage = fx.adapter({ client, ...given, maxAttempts: 4 })
+    const ref = { fileKey: 'part', multipartId: await storage.multipart.create('part', info) }
+    fx.double.fail(call, { status: 'SlowDown', times: 99 })
+    const body = await fx.part(bytes)
+    await failureOf(
+      call === 'PutObject' ? storage.uploadBody('busy', body, info) : storage.multipart.uploadPart(ref, 1, body),
+    )
+    expect(fx.double.log(call)).toHaveLength(4)
+    expect(body.opened).toHaveLength(4)
     client.destroy()
   })
 })

@@ -1,7 +1,19 @@
 /** Sums of files that a thread of its own makes, and what becomes of them where there is no thread. */
-import { execFile } from 'node:child_process'
+import { execFile, execFileSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
-import { createReadStream, mkdtempSync, readdirSync, readlinkSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { getEventListeners } from 'node:events'
+import {
+  closeSync,
+  constants,
+  createReadStream,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -43,7 +55,8 @@ beforeEach(() => {
 afterEach(async () => {
   rules.areAllowed = true
   threads.length = 0
-  await thread.close()
+  vi.useRealTimers()
+  await thread.end()
   rmSync(folder, { recursive: true, force: true })
 })
 
@@ -166,35 +179,124 @@ describe('the thread', () => {
     expect(threads).toEqual([])
   })
 
+  it('reads eight at a time, and the others when one of them is not wanted any more', async () => {
+    const stop = new AbortController()
+    const long = Array.from({ length: 8 }, () => ask(sparse(100 * 1024 * MiB), 100 * 1024 * MiB, stop.signal))
+    const unwanted = Promise.allSettled(long)
+    const content = randomBytes(100)
+    const short = ask(file(content), 100)
+    const first = await Promise.race([short, new Promise((resolve) => setTimeout(resolve, 100, 'still waiting'))])
+    expect(first).toBe('still waiting')
+    stop.abort(new Error('enough'))
+    expect(await short).toMatchObject(sumsOf(content))
+    await unwanted
+    await eventually(() => expect(openFiles()).toBe(0))
+  })
+
+  it('reads others while one cannot be read, and may be ended then', async () => {
+    const path = join(folder, 'fifo')
+    execFileSync('mkfifo', [path])
+    const stop = new AbortController()
+    const stuck = ask(path, 1, stop.signal)
+    stuck.catch(() => {})
+    const content = randomBytes(100)
+    expect(await ask(file(content), 100)).toMatchObject(sumsOf(content))
+    stop.abort(new Error('enough'))
+    await expect(stuck).rejects.toThrow('enough')
+    expect(await ask(file(content), 100)).toMatchObject(sumsOf(content))
+    // Or nothing of this process could end.
+    closeSync(openSync(path, constants.O_WRONLY))
+  })
+
   it('is not asked any more once it has ended by itself', async () => {
+    const warnings = vi.spyOn(process, 'emitWarning').mockImplementation(() => {})
     const waiting = ask(sparse(1024 * MiB), 1024 * MiB)
     await threads[0]?.terminate()
     expect(await waiting).toBe(null)
     expect(await ask(file(randomBytes(1)), 1)).toBe(null)
     expect(threads).toHaveLength(1)
+    expect(warnings.mock.calls).toEqual([[expect.stringMatching(/is lost/), { code: 'NEXUS_SUM_THREAD_LOST' }]])
+    warnings.mockRestore()
   })
 
-  it('is not asked for where it is not allowed, nor after it was closed', async () => {
+  it('is not asked any more after an error of its own, which ends nothing else', async () => {
+    const warnings = vi.spyOn(process, 'emitWarning').mockImplementation(() => {})
+    const waiting = ask(sparse(1024 * MiB), 1024 * MiB)
+    threads[0]?.emit('error', new Error('out of memory'))
+    expect(await waiting).toBe(null)
+    expect(await ask(file(randomBytes(1)), 1)).toBe(null)
+    await eventually(() => expect(threads.map(({ threadId }) => threadId)).toEqual([-1]))
+    expect(warnings).toHaveBeenCalledTimes(1)
+    warnings.mockRestore()
+  })
+
+  it('ends when it had nothing to do for ten seconds, and another begins', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const content = randomBytes(100)
+    const path = file(content)
+    const stop = new AbortController()
+    const long = ask(sparse(100 * 1024 * MiB), 100 * 1024 * MiB, stop.signal).catch(() => {})
+    expect(await ask(path, 100)).toMatchObject(sumsOf(content))
+    vi.advanceTimersByTime(60_000)
+    stop.abort()
+    await long
+    vi.advanceTimersByTime(9_999)
+    expect(await ask(path, 100)).toMatchObject(sumsOf(content))
+    vi.advanceTimersByTime(9_999)
+    expect(await ask(path, 100)).toMatchObject(sumsOf(content))
+    expect(threads).toHaveLength(1)
+    vi.advanceTimersByTime(10_000)
+    vi.useRealTimers()
+    await eventually(() => expect(threads.map(({ threadId }) => threadId)).toEqual([-1]))
+    expect(await ask(path, 100)).toMatchObject(sumsOf(content))
+    expect(threads).toHaveLength(2)
+  })
+
+  it('gives up what is asked when it is ended', async () => {
+    const waiting = ask(sparse(1024 * MiB), 1024 * MiB)
+    await thread.end()
+    expect(await waiting).toBe(null)
+    expect(threads.map(({ threadId }) => threadId)).toEqual([-1])
+  })
+
+  it('listens to no signal that it need not hear any more', async () => {
+    const { signal } = new AbortController()
+    await ask(file(randomBytes(10)), 10, signal)
+    expect(getEventListeners(signal, 'abort')).toEqual([])
+  })
+
+  it('is not asked for where it is not allowed', async () => {
     rules.areAllowed = false
     expect(await ask(file(randomBytes(1)), 1)).toBe(null)
     rules.areAllowed = true
+    expect(await ask(file(randomBytes(1)), 1)).toBe(null)
+    vi.stubEnv('NEXUS_UPLOADER_SUM_THREAD', 'off')
     thread = new SumThread()
-    await thread.close()
+    vi.unstubAllEnvs()
+    expect(await ask(file(randomBytes(1)), 1)).toBe(null)
+    // Node's permission model: it would not hold for the thread.
+    Object.defineProperty(process, 'permission', { value: {}, configurable: true })
+    thread = new SumThread()
+    Reflect.deleteProperty(process, 'permission')
     expect(await ask(file(randomBytes(1)), 1)).toBe(null)
     expect(threads).toEqual([])
   })
 
   it('holds the process while it works, and no longer', async () => {
     const source = fileURLToPath(new URL('../../src/sums/sum-thread.ts', import.meta.url))
-    const path = sparse(64 * MiB)
+    const [short, long] = [sparse(MiB), sparse(64 * MiB)]
     const script = `
       import { SumThread } from ${JSON.stringify(source)}
-      const job = { pieces: [{ path: ${JSON.stringify(path)}, start: 0, size: ${64 * MiB} }], algorithms: ['md5'] }
-      const { digests } = await new SumThread().digestsOf(job, new AbortController().signal)
-      console.log(Buffer.from(digests[0]).toString('hex'))`
+      const thread = new SumThread()
+      const { signal } = new AbortController()
+      const tell = (path, size) =>
+        thread.digestsOf({ pieces: [{ path, start: 0, size }], algorithms: ['md5'] }, signal)
+          .then(({ digests }) => console.log(Buffer.from(digests[0]).toString('hex')))
+      tell(${JSON.stringify(short)}, ${MiB})
+      tell(${JSON.stringify(long)}, ${64 * MiB})`
     const command = ['--import', 'tsx', '--input-type=module', '-e', script]
     const { stdout } = await promisify(execFile)(process.execPath, command, { timeout: 30_000 })
-    expect(stdout.trim()).toBe(sumsOf(Buffer.alloc(64 * MiB)).md5)
+    expect(stdout.trim().split('\n')).toEqual([MiB, 64 * MiB].map((size) => sumsOf(Buffer.alloc(size)).md5))
   })
 })
 
@@ -216,9 +318,8 @@ describe('checksums of files', () => {
   ]
   let checks: FileChecks
   beforeEach(() => {
-    checks = new FileChecks()
+    checks = new FileChecks(thread)
   })
-  afterEach(() => checks.close())
 
   it.each(['crc32', 'crc32c', 'md5', 'sha1', 'sha256', 'sha512'])('are compared: %s', async (algorithm) => {
     for (const areAllowed of [false, true]) {
@@ -232,7 +333,8 @@ describe('checksums of files', () => {
       await expect(checks.verify(pieces(), [wrong, given('md5')], forever, { wholeFile: true })).rejects.toMatchObject({
         code: 'CHECKSUM_MISMATCH',
       })
-      checks = new FileChecks()
+      thread = new SumThread()
+      checks = new FileChecks(thread)
     }
   })
 
@@ -240,13 +342,12 @@ describe('checksums of files', () => {
     await checks.verify(pieces(), [given('sha1'), given('crc32')], forever)
     expect(threads).toHaveLength(1)
     threads.length = 0
-    const other = new FileChecks()
+    const other = new FileChecks(new SumThread())
     const few = { path: file(content), start: 0, size: MiB }
     await other.verify([few], [given('sha1', content.subarray(0, MiB))], forever)
     await other.verify(pieces(), [given('sha1'), given('crc32c')], forever)
     await other.verify(pieces(), [], forever)
     expect(threads).toEqual([])
-    await other.close()
   })
 
   it.each([
@@ -285,43 +386,50 @@ describe('sums of a body', () => {
   }
 
   it('come from the thread when it lies in one file', async () => {
-    const sums = new BodySums()
+    const sums = new BodySums(thread)
     const given = body()
     expect(await sums.ofBody(given, true, forever)).toMatchObject(sumsOf(content))
     expect(given.opened.times).toBe(0)
-    await sums.close()
   })
 
   it.each([
     ['it lies in several', true, { path: null }],
+    ['its path is not known', true, { path: '' }],
     ['there is no thread', false, {}],
   ])('are made here when %s', async (_, areAllowed, more) => {
     rules.areAllowed = areAllowed
-    const sums = new BodySums()
+    const sums = new BodySums(thread)
     const given = body(more)
     expect(await sums.ofBody(given, true, forever)).toEqual(sumsOf(content))
     expect(given.opened.times).toBe(1)
     expect(threads).toEqual([])
-    await sums.close()
   })
 
   it.each([
     ['in the thread', {}],
     ['here', { path: null }],
   ])('are refused when it is too short: %s', async (_, more) => {
-    const sums = new BodySums()
+    const sums = new BodySums(thread)
     const short = body({ size: content.length + 1, ...more })
     await expect(sums.ofBody(short, false, forever)).rejects.toMatchObject({
       name: 'SourceError',
       message: `the data has ${content.length} of the announced ${content.length + 1} bytes`,
     })
-    await sums.close()
+  })
+
+  it('are not made when there is none to be had', async () => {
+    const sums = new BodySums(thread)
+    vi.spyOn(sums, 'newHash').mockReturnValue(null)
+    const given = body()
+    expect(await sums.ofBody(given, false, forever)).toEqual({ md5: null, crc32: 0 })
+    expect(given.opened.times).toBe(0)
+    expect(await sums.ofBody(given, true, forever)).toEqual({ md5: null, crc32: crc32(content) })
+    expect(sums.of(content, true)).toEqual({ md5: null, crc32: crc32(content) })
   })
 
   it('tell of a file that is not there', async () => {
-    const sums = new BodySums()
+    const sums = new BodySums(thread)
     const missing = body({ path: join(folder, 'missing') })
     await expect(sums.ofBody(missing, false, forever)).rejects.toMatchObject({ name: 'SourceError' })
-    await sums.close()
   })
 })
