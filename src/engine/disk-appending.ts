@@ -147,12 +147,12 @@ export class DiskAppending implements AppendReceiver {
 
   async #verify(run: Run, expected: string | undefined): Promise<void> {
     if (expected === undefined) return
-    const { checks, closing, staging } = this.#parts
+    const { checks, staging } = this.#parts
     const { id, partSize } = run.session
     const { offset } = run.request
     await run.target.sync()
     const pieces = staging.segments(id, partSize, offset, run.written - offset)
-    await checks.verify(pieces, [parseChecksum(expected)], closing)
+    await checks.verify(pieces, [parseChecksum(expected)])
   }
 }
 

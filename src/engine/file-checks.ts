@@ -10,6 +10,8 @@ const atOnce = 1024 * 1024
 /** What the thread cannot make. */
 const ownAlgorithms = ['crc32c']
 
+const forever = new AbortController().signal
+
 export class FileChecks {
   readonly #thread: SumThread
 
@@ -19,13 +21,13 @@ export class FileChecks {
 
   /**
    * The checksums are those of the pieces, one after the other. Large ones are read away from the event loop.
-   * @throws ChecksumMismatchError, StorageUnavailableError when a piece is shorter than it must be, or the reason of `signal`
+   * @throws ChecksumMismatchError, StorageUnavailableError when a piece is shorter than it must be, what reading throws, or the
+   * reason of `signal`
    */
   async verify(
     pieces: readonly FilePiece[],
     expected: readonly Checksum[],
-    signal: AbortSignal,
-    options: { wholeFile?: boolean } = {},
+    { signal = forever, ...options }: { signal?: AbortSignal; wholeFile?: boolean } = {},
   ): Promise<void> {
     if (expected.length === 0) return
     const size = pieces.reduce((sum, piece) => sum + piece.size, 0)

@@ -151,7 +151,7 @@ export class ObjectStorer {
     files: readonly FilePiece[],
     signal: AbortSignal,
   ): Promise<void> {
-    return this.#parts.checks.verify(files, wholeChecksums(session, checksum), signal, { wholeFile: true })
+    return this.#parts.checks.verify(files, wholeChecksums(session, checksum), { signal, wholeFile: true })
   }
 
   async #upload({ key }: UploadSession, body: PartBody, info: ObjectInfo, limit: AbortSignal): Promise<string> {

@@ -125,9 +125,7 @@ export class SharedAppending implements AppendReceiver {
       if (failure) throw failure.error
       const expected = typeof checksum === 'function' ? checksum() : undefined
       const written = [{ path: file.path, start: 0, size }]
-      if (expected !== undefined) {
-        await this.#parts.checks.verify(written, [parseChecksum(expected)], this.#parts.closing)
-      }
+      if (expected !== undefined) await this.#parts.checks.verify(written, [parseChecksum(expected)])
       for (let from = request.offset; from < request.offset + size; ) {
         const to = Math.min(request.offset + size, this.#nextCut(run.session, from))
         await this.#store(run, { path: file.path, position: from - request.offset, from, to })

@@ -36,7 +36,7 @@ export class BodySums {
     const hash = this.newHash()
     const { path, size } = body
     if (!hash && !withCrc) return { md5: null, crc32: 0 }
-    if (hash && path) {
+    if (hash && typeof path === 'string' && path !== '') {
       const job = { pieces: [{ path, start: 0, size }], algorithms: withCrc ? ['md5', 'crc32'] : ['md5'] }
       const found = await this.#thread.digestsOf(job, signal).catch((error: unknown) => {
         throw asSourceError(error)

@@ -106,15 +106,16 @@ const networkCodes = new Set(
 interface Shape {
   readonly name?: unknown
   readonly message?: unknown
+  readonly Header?: unknown
   readonly stack?: unknown
   readonly code?: unknown
   readonly $metadata?: { readonly httpStatusCode?: number; readonly requestId?: string; readonly attempts?: number }
 }
 
-/** The server does not know a header or a call. */
-export function isNotImplemented(error: unknown): boolean {
-  const { name, $metadata } = shapeOf(error)
-  return name === 'NotImplemented' || $metadata?.httpStatusCode === 501
+/** The server knows no `Content-MD5`: S3's words for it name the header, or tell it beside the message. */
+export function refusesMd5(error: unknown): boolean {
+  const { name, message, Header } = shapeOf(error)
+  return name === 'NotImplemented' && /content.?md5/i.test(`${message} ${Header}`)
 }
 
 export function classify(error: unknown): FailureKind {

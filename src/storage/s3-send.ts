@@ -5,7 +5,7 @@ import type { Sums } from './body-sums.ts'
 import { type Body, bytesOf, withBody } from './s3-body.ts'
 import { heldObject } from './s3-complete.ts'
 import type { Delivered, S3Api, S3Connection } from './s3-connection.ts'
-import { isNotImplemented } from './s3-errors.ts'
+import { refusesMd5 } from './s3-errors.ts'
 import { crc32Text } from './s3-headers.ts'
 import type { Held, Receipt } from './s3-receipt.ts'
 
@@ -46,7 +46,7 @@ export async function sendBody<T extends Receipt>(
     try {
       return await sendOnce(connection, sending, { addsChecksums, withMd5 }, api, cut)
     } catch (error) {
-      if (!withMd5 || !isNotImplemented(error)) throw error
+      if (!withMd5 || !refusesMd5(error)) throw error
       // Directory buckets of S3 take none.
       const sent = await sendOnce(connection, sending, { addsChecksums, withMd5: false }, api, cut)
       connection.takesMd5 = false

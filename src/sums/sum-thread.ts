@@ -22,14 +22,14 @@ export interface SumJob {
   readonly algorithms: readonly string[]
 }
 
-type Answer = { readonly id: number } & (Digests | { readonly message: string; readonly code: unknown })
+type Answer = { readonly id: number } & (Digests | { readonly failure: string; readonly details: object })
 
 /** How long the thread waits for more to do, ms. It costs some 8 MiB, and an application may have many storages. */
 const idleTime = 10_000
 
 /**
- * A text, so that neither a bundler nor a loader of the application can lose the file it would be. Some files at a time; one that
- * cannot be read (a disk that hangs) holds up no others, and gives its place up when nobody wants it any more.
+ * A text, so that neither a bundler nor a loader of the application can lose the file it would be. All files are read at once, a step of
+ * each at a time, so that a long one holds up no short ones; nor does one that cannot be read, as long as Node's pool has threads left.
  */
 const source = `
 'use strict'
@@ -39,68 +39,69 @@ const { parentPort } = require('node:worker_threads')
 const { crc32 } = require('node:zlib')
 
 const step = 1024 * 1024
-const atOnce = 8
-const waiting = []
-const working = new Map()
+const wanted = new Set()
 const buffers = []
+let unused = 8
+const waiting = []
 
 parentPort.on('message', (job) => {
-  if ('cancelled' in job) cancel(job.cancelled)
-  else waiting.push(job)
-  begin()
+  if ('cancelled' in job) return wanted.delete(job.cancelled)
+  wanted.add(job.id)
+  run(job).then((answer) => {
+    if (wanted.delete(job.id)) parentPort.postMessage({ id: job.id, ...answer })
+  })
 })
 
-function begin() {
-  while (working.size < atOnce && waiting.length > 0) {
-    const job = waiting.shift()
-    working.set(job.id, job)
-    run(job).then((answer) => {
-      // Of a cancelled job nobody wants to hear.
-      if (working.delete(job.id)) parentPort.postMessage({ id: job.id, ...answer })
-      begin()
-    })
-  }
-}
-
-function cancel(id) {
-  working.delete(id)
-  const at = waiting.findIndex((job) => job.id === id)
-  if (at >= 0) waiting.splice(at, 1)
-}
-
 async function run(job) {
-  const buffer = buffers.pop() ?? Buffer.allocUnsafeSlow(step)
   try {
     const sums = job.algorithms.map((name) => (name === 'crc32' ? new Crc32() : createHash(name)))
     let read = 0
-    for (const piece of job.pieces) {
-      const count = await readPiece(job, piece, buffer, sums)
-      read += count
-      if (count < piece.size) break
-    }
+    for (const piece of job.pieces) read += await readPiece(job, piece, sums)
     return { digests: sums.map((sum) => sum.digest()), read }
-  } catch ({ message, code }) {
-    return { message, code }
-  } finally {
-    buffers.push(buffer)
+  } catch ({ message, code, errno, syscall, path }) {
+    return { failure: message, details: { code, errno, syscall, path } }
   }
 }
 
-async function readPiece(job, { path, start, size }, buffer, sums) {
+async function readPiece({ id }, { path, start, size }, sums) {
   if (size === 0) return 0
   const file = await open(path)
   try {
     let read = 0
-    while (read < size && working.has(job.id)) {
-      const { bytesRead } = await file.read(buffer, 0, Math.min(step, size - read), start + read)
-      if (bytesRead === 0) break
-      for (const sum of sums) sum.update(buffer.subarray(0, bytesRead))
-      read += bytesRead
+    while (read < size && wanted.has(id)) {
+      const count = await readStep(file, Math.min(step, size - read), start + read, sums)
+      if (count === 0) break
+      read += count
     }
     return read
   } finally {
     await file.close()
   }
+}
+
+async function readStep(file, size, position, sums) {
+  const buffer = await take()
+  try {
+    const { bytesRead } = await file.read(buffer, 0, size, position)
+    for (const sum of sums) sum.update(buffer.subarray(0, bytesRead))
+    return bytesRead
+  } finally {
+    give(buffer)
+  }
+}
+
+/** The buffers go round. */
+async function take() {
+  if (buffers.length > 0) return buffers.pop()
+  if (unused === 0) return new Promise((resolve) => waiting.push(resolve))
+  unused -= 1
+  return Buffer.allocUnsafeSlow(step)
+}
+
+function give(buffer) {
+  const next = waiting.shift()
+  if (next) next(buffer)
+  else buffers.push(buffer)
 }
 
 class Crc32 {
@@ -123,7 +124,7 @@ interface Waiting {
 
 export class SumThread {
   #worker: Worker | null = null
-  #isUsable = isAllowed()
+  #isLost = false
   #lastId = 0
   #idle: NodeJS.Timeout | undefined
   readonly #waiting = new Map<number, Waiting>()
@@ -148,10 +149,12 @@ export class SumThread {
         this.#waiting.set(id, { resolve, reject })
         clearTimeout(this.#idle)
         worker.ref()
-        worker.postMessage({ id, pieces, algorithms })
+        worker.postMessage({ id, pieces: pieces.map(({ path, start, size }) => ({ path, start, size })), algorithms })
       })
     } finally {
       signal.removeEventListener('abort', giveUp)
+      // What cannot be posted, nobody answers.
+      if (this.#waiting.has(id)) this.#end(id)
     }
   }
 
@@ -166,7 +169,7 @@ export class SumThread {
   }
 
   #thread(): Worker | null {
-    if (this.#worker || !this.#isUsable) return this.#worker
+    if (this.#worker || this.#isLost || !isAllowed()) return this.#worker
     try {
       // None of the flags of the process, as a loader or a profiler: they are not for this.
       const worker = new Worker(source, { eval: true, execArgv: [], env: {}, name: 'nexus-uploader-sums' })
@@ -176,14 +179,14 @@ export class SumThread {
       worker.unref()
       this.#worker = worker
     } catch {
-      this.#isUsable = false
+      this.#isLost = true
     }
     return this.#worker
   }
 
   #take(answer: Answer): void {
     const waiting = this.#end(answer.id)
-    if ('message' in answer) waiting?.reject(Object.assign(new Error(answer.message), { code: answer.code }))
+    if ('failure' in answer) waiting?.reject(Object.assign(new Error(answer.failure), answer.details))
     else waiting?.resolve(answer)
   }
 
@@ -194,7 +197,9 @@ export class SumThread {
       this.#worker?.unref()
       clearTimeout(this.#idle)
       // Not waited for: a thread whose disk hangs does not end.
-      this.#idle = setTimeout(() => void this.end(), idleTime).unref()
+      this.#idle = setTimeout(() => {
+        if (this.#waiting.size === 0) void this.end()
+      }, idleTime).unref()
     }
     return waiting
   }
@@ -202,7 +207,7 @@ export class SumThread {
   /** One that ended by itself would end again: from now on whoever asks has to do it. */
   #lose(worker: Worker, error?: unknown): void {
     if (worker !== this.#worker) return
-    this.#isUsable = false
+    this.#isLost = true
     void this.end()
     const detail = error instanceof Error ? error.message : 'it has ended'
     process.emitWarning(`The thread for sums of files is lost (${detail}): the event loop makes them from now on.`, {

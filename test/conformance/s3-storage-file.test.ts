@@ -235,32 +235,45 @@ describe('what goes to `upload` instead', () => {
 describe('servers that take no MD5 ahead of a body', () => {
   const md5s = (call: string) => fx.double.log(call).map(({ headers }) => 'content-md5' in headers)
 
-  it('get none from then on, and a CRC-32 instead where they take it', async () => {
-    const storage = fx.adapter()
-    const ref = { fileKey: 'part', multipartId: await storage.multipart.create('part', info) }
-    fx.double.fail('UploadPart', { status: 'NotImplemented' })
-    await storage.multipart.uploadPart(ref, 1, await fx.part(large))
-    await storage.multipart.uploadPart(ref, 2, await fx.part(bytes))
-    expect(md5s('UploadPart')).toEqual([true, false, false])
-    expect(storage.multipart.sentParts?.(ref)).toHaveLength(2)
-    await storage.uploadBody('without', await fx.part(bytes), info)
-    expect(md5s('PutObject')).toEqual([false])
-    expect(fx.double.log('PutObject')[0]?.headers).toHaveProperty('x-amz-checksum-crc32')
-    expect((await fx.double.read(fx.bucket, 'without')).equals(bytes)).toBe(true)
-  })
+  const refusal = (more: string) => {
+    const body = `<Error><Code>NotImplemented</Code>${more}</Error>`
+    return { status: 'reply', reply: { status: 501, headers: { 'content-type': 'application/xml' }, body } }
+  }
+  const byName = '<Message>This bucket does not support Content Md5 header</Message>'
+  const byHeader = '<Message>A header you provided implies functionality that is not implemented</Message>'
 
-  it('are not those that refuse the request without it as well', async () => {
+  it.each([byName, `${byHeader}<Header>Content-MD5</Header>`])(
+    'get none from then on, and a CRC-32 instead where they take it: %s',
+    async (words) => {
+      const storage = fx.adapter()
+      const ref = { fileKey: 'part', multipartId: await storage.multipart.create('part', info) }
+      fx.double.fail('UploadPart', refusal(words))
+      await storage.multipart.uploadPart(ref, 1, await fx.part(large))
+      await storage.multipart.uploadPart(ref, 2, await fx.part(bytes))
+      expect(md5s('UploadPart')).toEqual([true, false, false])
+      expect(storage.multipart.sentParts?.(ref)).toHaveLength(2)
+      await storage.uploadBody('without', await fx.part(bytes), info)
+      expect(md5s('PutObject')).toEqual([false])
+      expect(fx.double.log('PutObject')[0]?.headers).toHaveProperty('x-amz-checksum-crc32')
+      expect((await fx.double.read(fx.bucket, 'without')).equals(bytes)).toBe(true)
+    },
+  )
+
+  it('are not those that refuse something else, or the request without it as well', async () => {
     const storage = fx.adapter()
-    fx.double.fail('PutObject', { status: 'NotImplemented', times: 2 })
-    expect(await failureOf(storage.uploadBody('other', await fx.part(bytes), info))).toMatchObject({ status: 502 })
-    await storage.uploadBody('other', await fx.part(bytes), info)
-    expect(md5s('PutObject')).toEqual([true, false, true])
+    const put = async () => storage.uploadBody('other', await fx.part(bytes), info)
+    fx.double.fail('PutObject', refusal(`${byHeader}<Header>x-amz-storage-class</Header>`))
+    expect(await failureOf(put())).toMatchObject({ status: 502 })
+    fx.double.fail('PutObject', { ...refusal(byName), times: 2 })
+    expect(await failureOf(put())).toMatchObject({ status: 502 })
+    await put()
+    expect(md5s('PutObject')).toEqual([true, true, false, true])
   })
 })
 
 describe('few bytes', () => {
   it('are read once, whatever becomes of the request', async () => {
-    const body = await fx.part(bytes)
+    const body = { ...(await fx.part(bytes)), path: null }
     await fx.storage.uploadBody('once', body, info)
     const ref = { fileKey: 'part', multipartId: await fx.storage.multipart.create('part', info) }
     await fx.storage.multipart.uploadPart(ref, 1, body)
@@ -307,6 +320,24 @@ describe('few bytes', () => {
     expect(body.opened).toHaveLength(4)
     client.destroy()
   })
+})
+
+it('a piece has a CRC-32 ahead where there is no MD5', async () => {
+  const { staging } = fx.adapter({ stagingPrefix: 'pieces' })
+  const noHash = vi.spyOn(BodySums.prototype, 'newHash').mockReturnValue(null)
+  await staging?.put('fips', await fx.part(bytes))
+  noHash.mockRestore()
+  const { headers } = fx.double.log('PutObject')[0] ?? {}
+  expect(headers).not.toHaveProperty('content-md5')
+  expect(headers).toHaveProperty('x-amz-checksum-crc32')
+})
+
+it.each([200_000, 700_000])('%i bytes have the time that a slow line needs', async (size) => {
+  const storage = fx.adapter({ attemptTimeout: 100, maxAttempts: 1 })
+  fx.double.fail('PutObject', { status: 'ok', delayMs: 400 })
+  const content = randomBytes(size)
+  await storage.uploadBody('slow', await fx.part(content), { ...info, size })
+  expect((await fx.double.read(fx.bucket, 'slow')).equals(content)).toBe(true)
 })
 
 it('opens nothing for a key among the private pieces', async () => {

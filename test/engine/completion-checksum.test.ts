@@ -1,5 +1,7 @@
 /** The checksum of a whole file is not believed but verified, also by a completion that goes on with what an earlier one left. */
 import { createHash } from 'node:crypto'
+import { readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { LocalStorageAdapter } from '../../src/storage/local-storage.ts'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
@@ -92,6 +94,48 @@ it('a checksum at the completion does not replace the one at the creation', asyn
   const id = await whole(client, wrong)
   await expect(client.complete(id, of(file))).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH' })
   expect((storage as MemoryStorageAdapter).keys()).toEqual([])
+})
+
+/** More than 1 MiB is read by a thread. */
+describe.each([600_000, 3_000_000])('the checksum of %i bytes in several parts', (size) => {
+  const content = bytes(size, 5)
+  const partSize = size / 3
+  const parts = { minPartSize: partSize, maxPartSize: partSize, maxParts: 9, partSize }
+
+  async function received() {
+    const storage = new MemoryStorageAdapter({ multipart: parts })
+    const { client, tempDir } = testEngine({ storage })
+    const id = await client.create(size, { chunkSize: partSize, checksum: of(content) })
+    for (const [index, chunk] of cut(content, partSize).entries()) await client.write(id, index, chunk)
+    const pathOf = (part: number) => join(tempDir, 'staging', id, `part-${part}`)
+    return { client, storage, id, pathOf }
+  }
+
+  it('is found right, and a byte that changed on the disk is found', async () => {
+    const { client, storage, id, pathOf } = await received()
+    const part = await readFile(pathOf(2))
+    await writeFile(
+      pathOf(2),
+      Buffer.concat([part.subarray(0, -1), Buffer.from([part[partSize - 1] ?? 0]).map((byte) => byte ^ 1)]),
+    )
+    await expect(client.complete(id)).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH', retryable: false })
+    expect(storage.keys()).toEqual([])
+    await writeFile(pathOf(2), part)
+    const { key } = await client.complete(id)
+    expect(storage.read(key)?.equals(content)).toBe(true)
+  })
+
+  it('cannot be told of parts that are missing or too short', async () => {
+    const { client, storage, id, pathOf } = await received()
+    const part = await readFile(pathOf(2))
+    await truncate(pathOf(2), partSize - 1)
+    await expect(client.complete(id)).rejects.toMatchObject({ status: 503, code: 'STAGING_LOST' })
+    await rm(pathOf(2))
+    await expect(client.complete(id)).rejects.toMatchObject({ status: 503, code: 'STORAGE_UNAVAILABLE' })
+    await writeFile(pathOf(2), part)
+    const { key } = await client.complete(id)
+    expect(storage.read(key)?.equals(content)).toBe(true)
+  })
 })
 
 function md5(data: Buffer): string {

@@ -251,6 +251,18 @@ describe('an append', () => {
     expect((await record(id)).chunks).toEqual([])
     expect([storage.stagedKeys(), storage.openMultipartUploads(), spool()]).toEqual([[], [], []])
   })
+
+  it.each([partSize, 2048 * KiB])('of %i bytes counts only with the checksum that comes behind it', async (size) => {
+    const storage = new MemoryStorageAdapter({ multipart: { minPartSize: 4 * KiB, partSize: 4096 * KiB } })
+    const { append, create, record, spool } = nodes({}, storage)
+    const file = bytes(size)
+    const id = await create(5 * size)
+    const sum = (data: Buffer) => () => `sha256:${Buffer.from(sha256(data), 'hex').toString('base64')}`
+    const wrong = append(id, 0, file, { checksum: sum(file.subarray(1)) })
+    await expect(wrong).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH' })
+    expect([(await record(id)).chunks, storage.stagedKeys(), spool()]).toEqual([[], [], []])
+    expect(await append(id, 0, file, { checksum: sum(file) })).toMatchObject({ offset: size })
+  })
 })
 
 describe('many small appends', () => {

@@ -179,18 +179,34 @@ describe('the thread', () => {
     expect(threads).toEqual([])
   })
 
-  it('reads eight at a time, and the others when one of them is not wanted any more', async () => {
+  it('reads short files while many long ones are read', async () => {
     const stop = new AbortController()
-    const long = Array.from({ length: 8 }, () => ask(sparse(100 * 1024 * MiB), 100 * 1024 * MiB, stop.signal))
+    const long = Array.from({ length: 20 }, () => ask(sparse(100 * 1024 * MiB), 100 * 1024 * MiB, stop.signal))
     const unwanted = Promise.allSettled(long)
-    const content = randomBytes(100)
-    const short = ask(file(content), 100)
-    const first = await Promise.race([short, new Promise((resolve) => setTimeout(resolve, 100, 'still waiting'))])
-    expect(first).toBe('still waiting')
+    const content = randomBytes(2 * MiB + 1)
+    const short = Array.from({ length: 20 }, () => ask(file(content), content.length))
+    for (const each of await Promise.all(short)) expect(each).toEqual({ ...sumsOf(content), read: content.length })
     stop.abort(new Error('enough'))
-    expect(await short).toMatchObject(sumsOf(content))
     await unwanted
     await eventually(() => expect(openFiles()).toBe(0))
+  })
+
+  it('tells of a failure as the file system does', async () => {
+    const path = join(folder, 'missing')
+    const error = await ask(path, 1).catch((error: unknown) => error)
+    expect(error).toMatchObject({ code: 'ENOENT', errno: expect.any(Number), syscall: 'open', path })
+    expect(error).toBeInstanceOf(Error)
+  })
+
+  it('waits for no answer to what cannot be posted', async () => {
+    const job = { pieces: [{ path: (() => {}) as unknown as string, start: 0, size: 1 }], algorithms: ['md5'] }
+    await expect(thread.digestsOf(job, forever)).rejects.toThrow('could not be cloned')
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const path = file(randomBytes(1))
+    await ask(path, 1)
+    vi.advanceTimersByTime(10_000)
+    vi.useRealTimers()
+    await eventually(() => expect(threads.map(({ threadId }) => threadId)).toEqual([-1]))
   })
 
   it('reads others while one cannot be read, and may be ended then', async () => {
@@ -235,11 +251,12 @@ describe('the thread', () => {
     const content = randomBytes(100)
     const path = file(content)
     const stop = new AbortController()
-    const long = ask(sparse(100 * 1024 * MiB), 100 * 1024 * MiB, stop.signal).catch(() => {})
     expect(await ask(path, 100)).toMatchObject(sumsOf(content))
+    const long = ask(sparse(100 * 1024 * MiB), 100 * 1024 * MiB, stop.signal).catch(() => 'aborted')
     vi.advanceTimersByTime(60_000)
+    expect(await ask(path, 100)).toMatchObject(sumsOf(content))
     stop.abort()
-    await long
+    expect(await long).toBe('aborted')
     vi.advanceTimersByTime(9_999)
     expect(await ask(path, 100)).toMatchObject(sumsOf(content))
     vi.advanceTimersByTime(9_999)
@@ -270,15 +287,14 @@ describe('the thread', () => {
     expect(await ask(file(randomBytes(1)), 1)).toBe(null)
     rules.areAllowed = true
     expect(await ask(file(randomBytes(1)), 1)).toBe(null)
-    vi.stubEnv('NEXUS_UPLOADER_SUM_THREAD', 'off')
     thread = new SumThread()
-    vi.unstubAllEnvs()
+    vi.stubEnv('NEXUS_UPLOADER_SUM_THREAD', 'off')
     expect(await ask(file(randomBytes(1)), 1)).toBe(null)
+    vi.unstubAllEnvs()
     // Node's permission model: it would not hold for the thread.
     Object.defineProperty(process, 'permission', { value: {}, configurable: true })
-    thread = new SumThread()
-    Reflect.deleteProperty(process, 'permission')
     expect(await ask(file(randomBytes(1)), 1)).toBe(null)
+    Reflect.deleteProperty(process, 'permission')
     expect(threads).toEqual([])
   })
 
@@ -324,13 +340,13 @@ describe('checksums of files', () => {
   it.each(['crc32', 'crc32c', 'md5', 'sha1', 'sha256', 'sha512'])('are compared: %s', async (algorithm) => {
     for (const areAllowed of [false, true]) {
       rules.areAllowed = areAllowed
-      await checks.verify(pieces(), [given(algorithm)], forever)
+      await checks.verify(pieces(), [given(algorithm)])
       const wrong = given(algorithm, content.subarray(1))
-      await expect(checks.verify(pieces(), [wrong], forever)).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH' })
-      await expect(checks.verify(pieces(), [given('md5'), wrong], forever)).rejects.toMatchObject({
+      await expect(checks.verify(pieces(), [wrong])).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH' })
+      await expect(checks.verify(pieces(), [given('md5'), wrong])).rejects.toMatchObject({
         code: 'CHECKSUM_MISMATCH',
       })
-      await expect(checks.verify(pieces(), [wrong, given('md5')], forever, { wholeFile: true })).rejects.toMatchObject({
+      await expect(checks.verify(pieces(), [wrong, given('md5')], { wholeFile: true })).rejects.toMatchObject({
         code: 'CHECKSUM_MISMATCH',
       })
       thread = new SumThread()
@@ -339,14 +355,14 @@ describe('checksums of files', () => {
   })
 
   it('are made by the thread when there is much to read, and here when there is little', async () => {
-    await checks.verify(pieces(), [given('sha1'), given('crc32')], forever)
+    await checks.verify(pieces(), [given('sha1'), given('crc32')])
     expect(threads).toHaveLength(1)
     threads.length = 0
     const other = new FileChecks(new SumThread())
     const few = { path: file(content), start: 0, size: MiB }
-    await other.verify([few], [given('sha1', content.subarray(0, MiB))], forever)
-    await other.verify(pieces(), [given('sha1'), given('crc32c')], forever)
-    await other.verify(pieces(), [], forever)
+    await other.verify([few], [given('sha1', content.subarray(0, MiB))])
+    await other.verify(pieces(), [given('sha1'), given('crc32c')])
+    await other.verify(pieces(), [])
     expect(threads).toEqual([])
   })
 
@@ -356,7 +372,7 @@ describe('checksums of files', () => {
   ])('do not count for files that are too short: %s to read', async (_, size) => {
     const short = { path: file(content.subarray(0, size - 1)), start: 0, size }
     for (const expected of [given('md5', content.subarray(0, size)), given('md5', content.subarray(0, size - 1))]) {
-      await expect(checks.verify([short], [expected], forever)).rejects.toMatchObject({ code: 'STAGING_LOST' })
+      await expect(checks.verify([short], [expected])).rejects.toMatchObject({ code: 'STAGING_LOST' })
     }
   })
 
@@ -365,7 +381,7 @@ describe('checksums of files', () => {
     const stop = new AbortController()
     const long = { path: sparse(100 * 1024 * MiB), start: 0, size: 100 * 1024 * MiB }
     for (const expected of [given('md5'), given('crc32c')]) {
-      const waiting = checks.verify([long], [expected], stop.signal)
+      const waiting = checks.verify([long], [expected], { signal: stop.signal })
       setTimeout(() => stop.abort(reason), 20)
       await expect(waiting).rejects.toBe(reason)
     }
