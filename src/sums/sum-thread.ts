@@ -29,7 +29,7 @@ const idleTime = 10_000
 
 /**
  * A text, so that neither a bundler nor a loader of the application can lose the file it would be. All files are read at once, a step of
- * each at a time, so that a long one holds up no short ones; nor does one that cannot be read, as long as Node's pool has threads left.
+ * each at a time, so that a long one holds up no short ones; nor does one that cannot be read, as long as Node's pool has threads and there are buffers left.
  */
 const source = `
 'use strict'
@@ -94,8 +94,9 @@ async function readStep(file, size, position, sums) {
 async function take() {
   if (buffers.length > 0) return buffers.pop()
   if (unused === 0) return new Promise((resolve) => waiting.push(resolve))
+  const buffer = Buffer.allocUnsafeSlow(step)
   unused -= 1
-  return Buffer.allocUnsafeSlow(step)
+  return buffer
 }
 
 function give(buffer) {
@@ -178,8 +179,8 @@ export class SumThread {
       worker.on('exit', () => this.#lose(worker))
       worker.unref()
       this.#worker = worker
-    } catch {
-      this.#isLost = true
+    } catch (error) {
+      this.#warn(error)
     }
     return this.#worker
   }
@@ -204,11 +205,15 @@ export class SumThread {
     return waiting
   }
 
-  /** One that ended by itself would end again: from now on whoever asks has to do it. */
   #lose(worker: Worker, error?: unknown): void {
     if (worker !== this.#worker) return
-    this.#isLost = true
     void this.end()
+    this.#warn(error)
+  }
+
+  /** One that ended by itself, or did not begin, would do so again: from now on whoever asks has to do it. */
+  #warn(error: unknown): void {
+    this.#isLost = true
     const detail = error instanceof Error ? error.message : 'it has ended'
     process.emitWarning(`The thread for sums of files is lost (${detail}): the event loop makes them from now on.`, {
       code: 'NEXUS_SUM_THREAD_LOST',

@@ -28,14 +28,14 @@ import { BodySums } from '../../src/storage/body-sums.ts'
 import { SumThread } from '../../src/sums/sum-thread.ts'
 import { eventually } from '../support/tus-client.ts'
 
-const { threads, rules } = vi.hoisted(() => ({ threads: [] as Worker[], rules: { areAllowed: true } }))
+const { threads, rules } = vi.hoisted(() => ({ threads: [] as Worker[], rules: { areAllowed: true, prelude: '' } }))
 
 vi.mock('node:worker_threads', async (original) => {
   const real = await original<typeof import('node:worker_threads')>()
   class Watched extends real.Worker {
     constructor(source: string, options: WorkerOptions) {
       if (!rules.areAllowed) throw new Error('ERR_ACCESS_DENIED')
-      super(source, options)
+      super(rules.prelude + source, options)
       threads.push(this)
     }
   }
@@ -53,7 +53,7 @@ beforeEach(() => {
   thread = new SumThread()
 })
 afterEach(async () => {
-  rules.areAllowed = true
+  Object.assign(rules, { areAllowed: true, prelude: '' })
   threads.length = 0
   vi.useRealTimers()
   await thread.end()
@@ -198,6 +198,21 @@ describe('the thread', () => {
     expect(error).toBeInstanceOf(Error)
   })
 
+  it('goes on after there was no memory for a while', async () => {
+    rules.prelude = `
+      const allocate = Buffer.allocUnsafeSlow
+      let failures = 20
+      Buffer.allocUnsafeSlow = (size) => {
+        if (failures-- > 0) throw new RangeError('Array buffer allocation failed')
+        return allocate(size)
+      };`
+    const content = randomBytes(100)
+    const path = file(content)
+    for (let i = 0; i < 20; i++) await expect(ask(path, 100)).rejects.toThrow('allocation failed')
+    expect(await ask(path, 100)).toMatchObject(sumsOf(content))
+    expect(openFiles()).toBe(0)
+  })
+
   it('waits for no answer to what cannot be posted', async () => {
     const job = { pieces: [{ path: (() => {}) as unknown as string, start: 0, size: 1 }], algorithms: ['md5'] }
     await expect(thread.digestsOf(job, forever)).rejects.toThrow('could not be cloned')
@@ -283,10 +298,13 @@ describe('the thread', () => {
   })
 
   it('is not asked for where it is not allowed', async () => {
+    const warnings = vi.spyOn(process, 'emitWarning').mockImplementation(() => {})
     rules.areAllowed = false
     expect(await ask(file(randomBytes(1)), 1)).toBe(null)
     rules.areAllowed = true
     expect(await ask(file(randomBytes(1)), 1)).toBe(null)
+    expect(warnings.mock.calls).toEqual([[expect.stringMatching(/is lost/), { code: 'NEXUS_SUM_THREAD_LOST' }]])
+    warnings.mockRestore()
     thread = new SumThread()
     vi.stubEnv('NEXUS_UPLOADER_SUM_THREAD', 'off')
     expect(await ask(file(randomBytes(1)), 1)).toBe(null)
