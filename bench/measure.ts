@@ -30,6 +30,8 @@ export interface Place {
   readonly directory: string
   /** For the server's process. */
   readonly nodeFlags: readonly string[]
+  /** Whether S3 is the one that the environment names, not the sink. */
+  readonly realS3: boolean
 }
 
 /** `null`: there is no such figure here. */
@@ -55,7 +57,7 @@ export async function measure(contender: Contender, trial: Trial, place: Place):
   const { load, warmUp = [] } = trial
   const stage = await Stage.open(place.directory, contender.server)
   try {
-    const sink = contender.server.endsWith('-s3') ? await startSink(stage, trial.latency ?? 0) : null
+    const sink = contender.server.endsWith('-s3') ? await startSink(stage, trial.latency ?? 0, place) : null
     const sending = stage.start('client.ts')
     const [serving] = await Promise.all([start(stage, contender, sink, place), answerOf<ClientMessage>(sending)])
     const { server: _, ...contact } = contender
@@ -99,11 +101,11 @@ function difference(after: Counts, before: Counts): Counts {
 
 type Sink = { readonly child: ChildProcess; readonly endpoint: string }
 
-async function startSink(stage: Stage, latency: number): Promise<Sink> {
-  const child = stage.start('s3-sink.ts', [String(latency), 'md5'])
+async function startSink(stage: Stage, latency: number, { realS3 }: Place): Promise<Sink> {
+  const child = realS3 ? stage.start('s3-real.ts') : stage.start('s3-sink.ts', [String(latency), 'md5'])
   const ready = await answerOf<SinkMessage>(child)
-  if (ready.type !== 'ready') throw new Error('the S3 sink gave no port')
-  return { child, endpoint: `http://127.0.0.1:${ready.port}` }
+  if (ready.type !== 'ready') throw new Error('the S3 sink gave no endpoint')
+  return { child, endpoint: ready.endpoint }
 }
 
 function start(stage: Stage, { server }: Contender, sink: Sink | null, place: Place): Promise<Serving> {

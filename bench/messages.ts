@@ -36,7 +36,7 @@ export type ServerMessage =
 
 /** Asked with the keys of objects, the sink answers with what it has of each. */
 export type SinkMessage =
-  | { readonly type: 'ready'; readonly port: number }
+  | { readonly type: 'ready'; readonly endpoint: string }
   | {
       readonly type: 'stored'
       readonly objects: readonly { readonly sha256: string; readonly parts: number }[]

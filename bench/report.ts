@@ -27,7 +27,8 @@ export function spreadOf(values: readonly (number | null)[]): Spread | null {
 
 /** All S3 calls of an upload, those that begin and complete it too, for each part of the object. */
 function s3CallsPerPart({ s3 }: Measurement): number | null {
-  return s3 && Object.values(s3.calls).reduce((sum, count) => sum + count, 0) / s3.parts
+  const counts = Object.values(s3?.calls ?? {})
+  return s3 && counts.length > 0 ? counts.reduce((sum, count) => sum + count, 0) / s3.parts : null
 }
 
 interface Figure {
@@ -125,7 +126,7 @@ function workloadTable(own: readonly Row[], rows: readonly Row[]): string {
 export function s3Calls(rows: readonly Row[]): string {
   const lines = rows.flatMap(({ workload: { kind, variant }, server, rounds }) => {
     const s3 = rounds.at(-1)?.s3
-    if (!s3 || variant.latency) return []
+    if (!s3 || variant.latency || Object.keys(s3.calls).length === 0) return []
     const calls = Object.entries(s3.calls).map(([name, count]) => `${name} ${count}`)
     return [`- ${kind} ${variant.label} ${server}, ${s3.parts} parts: ${calls.join(' · ')}`]
   })

@@ -126,4 +126,6 @@ process.on('message', (keys: readonly string[]) => {
   const described = describe(keys)
   described.then(tell, () => process.exit(1))
 })
-server.listen(0, '127.0.0.1', () => tell({ type: 'ready', port: (server.address() as AddressInfo).port }))
+server.listen(0, '127.0.0.1', () => {
+  tell({ type: 'ready', endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}` })
+})

@@ -36,7 +36,7 @@ try {
   const redisPort = await startRedis()
   const sink = stage.start('s3-sink.ts', ['0', 'md5'])
   const ready = await answerOf<SinkMessage>(sink)
-  const s3Port = ready.type === 'ready' ? ready.port : 0
+  const s3Port = ready.type === 'ready' ? Number(new URL(ready.endpoint).port) : 0
   for (const number of [0, 1, 2]) nodes.push(await startNode(number, redisPort, s3Port))
   console.log(`${cpus().length} cores, Node ${process.versions.node}; clients, S3 and Redis on the same machine\n`)
   await handOvers(Number(values['hand-overs']))
