@@ -62,7 +62,8 @@ export async function measure(contender: Contender, trial: Trial, place: Place):
     const [serving] = await Promise.all([start(stage, contender, sink, place), answerOf<ClientMessage>(sending)])
     const { server: _, ...contact } = contender
     const run = (what: Load) => runClient(sending, { port: serving.port, contact, load: what })
-    for (const what of warmUp) await run(what)
+    const warmedUp = []
+    for (const what of warmUp) warmedUp.push(...(await run(what)).urls)
     const callsBefore = sink ? (await storedIn(sink.child, [])).calls : {}
 
     await stage.claimMemory(Math.min(bytesToCome(load), mostClaimed))
@@ -75,6 +76,8 @@ export async function measure(contender: Contender, trial: Trial, place: Place):
     const heapAfter = heapBefore === null ? null : await serving.heapBytes()
 
     const s3 = await checkStored(result.urls, load, contender, stage, sink?.child ?? null)
+    // A real S3 deletes what it tells of.
+    if (sink && place.realS3) await storedIn(sink.child, warmedUp.map(nameOf))
     return {
       ...figuresOf(result, load, cpuSeconds),
       ...memoryFigures(idle, after),

@@ -172,7 +172,7 @@ export class FirstBytes {
     if (session.staged === 'storage') return this.#readStored(session, range)
     const pieces = session.sources ? await composedPieces(this.#parts, session, range) : this.#piecesOf(session, size)
     const buffers: Buffer[] = []
-    await this.#parts.staging.digest(pieces, (data) => buffers.push(data))
+    await this.#parts.staging.read(pieces, (data) => buffers.push(data))
     return Buffer.concat(buffers)
   }
 

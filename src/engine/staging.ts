@@ -313,9 +313,9 @@ export class Staging {
     return bavail * bsize
   }
 
-  /** Feeds the bytes of the pieces to `update`, in order. */
-  async digest(pieces: readonly FilePiece[], update: (data: Buffer) => void): Promise<void> {
-    for await (const data of readPieces(pieces)) update(data)
+  /** Hands the bytes of the pieces to `take`, in order. */
+  async read(pieces: readonly FilePiece[], take: (data: Buffer) => void): Promise<void> {
+    for await (const data of readPieces(pieces)) take(data)
   }
 
   async syncFile(path: string): Promise<void> {

@@ -88,8 +88,8 @@ export class S3Connection {
   }
 
   /**
-   * Sends bytes until S3 confirms that it has them. `send` makes one call, and tells the MD5 of what it sent; `look` asks S3 what
-   * it holds. Not inside that `call`: a look takes a slot of its own.
+   * Sends bytes until S3 confirms that it has them. `send` makes one call, and tells the MD5 of what it sent, or `null` where
+   * the receipt is not to be compared with it; `look` asks S3 what it holds. Not inside that `call`: a look takes a slot of its own.
    */
   async deliver<T extends Receipt>(
     size: number,
@@ -97,12 +97,10 @@ export class S3Connection {
     send: () => Promise<{ readonly receipt: T; readonly md5: string | null }>,
     look: () => Promise<Held>,
   ): Promise<Delivered<T>> {
-    // Those are checked by S3 itself, and how much of them it has kept is for a list or a look to say.
-    const addsChecksums = await this.addsChecksums()
     for (let attempt = 1; ; attempt++) {
       const { receipt, md5 } = await send()
       try {
-        const isProven = await this.#receipts.check(receipt, size, addsChecksums ? null : md5, look)
+        const isProven = await this.#receipts.check(receipt, size, md5, look)
         return { receipt, isProven }
       } catch (error) {
         if (classify(error) !== 'unconfirmed' || attempt >= this.settings.maxAttempts) throw toS3Error(error, 'receipt')

@@ -29,7 +29,8 @@ const idleTime = 10_000
 
 /**
  * A text, so that neither a bundler nor a loader of the application can lose the file it would be. All files are read at once, a step of
- * each at a time, so that a long one holds up no short ones; nor does one that cannot be read, as long as Node's pool has threads and there are buffers left.
+ * each at a time, so that a long one holds up no short ones; nor does one that cannot be read, as long as Node's pool has threads
+ * and there are buffers left.
  */
 const source = `
 'use strict'

@@ -1,8 +1,11 @@
 /** The checksum of a whole file is not believed but verified, also by a completion that goes on with what an earlier one left. */
+import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
+import { closeSync, constants, openSync } from 'node:fs'
 import { readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { describe, expect, it } from 'vitest'
+import { setTimeout as pause } from 'node:timers/promises'
+import { describe, expect, it, onTestFinished } from 'vitest'
 import { LocalStorageAdapter } from '../../src/storage/local-storage.ts'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
 import { type engineClient, testEngine } from '../support/engine.ts'
@@ -136,6 +139,27 @@ describe.each([600_000, 3_000_000])('the checksum of %i bytes in several parts',
     const { key } = await client.complete(id)
     expect(storage.read(key)?.equals(content)).toBe(true)
   })
+})
+
+it('a completion that cannot read what it has to check ends with the engine', async () => {
+  const [size, partSize] = [3_000_000, 1_000_000]
+  const storage = new MemoryStorageAdapter({
+    multipart: { minPartSize: partSize, maxPartSize: size, maxParts: 9, partSize },
+  })
+  const { client, engine, tempDir } = testEngine({ storage })
+  const content = bytes(size, 6)
+  const id = await client.create(size, { chunkSize: partSize, checksum: of(content) })
+  for (const [index, chunk] of cut(content, partSize).entries()) await client.write(id, index, chunk)
+  const path = join(tempDir, 'staging', id, 'part-2')
+  await rm(path)
+  execFileSync('mkfifo', [path])
+  // Or nothing of this process could end.
+  onTestFinished(() => closeSync(openSync(path, constants.O_RDWR)))
+  const completing = client.complete(id)
+  completing.catch(() => {})
+  await pause(100)
+  await engine.close({ timeout: 0 })
+  await expect(completing).rejects.toMatchObject({ status: 503, code: 'CLOSING' })
 })
 
 function md5(data: Buffer): string {

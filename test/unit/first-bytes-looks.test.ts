@@ -54,10 +54,10 @@ async function world(record: UploadSession, options: Options = {}) {
       segments: (_: string, partSize: number, start: number, size: number) => [
         { path: `part of ${partSize}`, start, size },
       ],
-      digest: async (pieces: { start: number; size: number }[], update: (data: Buffer) => void) => {
+      read: async (pieces: { start: number; size: number }[], take: (data: Buffer) => void) => {
         read.push(pieces)
         await state.before()
-        for (const { start, size } of pieces) update(content.subarray(start, start + size))
+        for (const { start, size } of pieces) take(content.subarray(start, start + size))
       },
     },
     closing: new AbortController().signal,
