@@ -5,7 +5,7 @@ import { closeSync, constants, openSync } from 'node:fs'
 import { readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
-import { describe, expect, it, onTestFinished } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { LocalStorageAdapter } from '../../src/storage/local-storage.ts'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
 import { type engineClient, testEngine } from '../support/engine.ts'
@@ -153,13 +153,18 @@ it('a completion that cannot read what it has to check ends with the engine', as
   const path = join(tempDir, 'staging', id, 'part-2')
   await rm(path)
   execFileSync('mkfifo', [path])
-  // Or nothing of this process could end.
-  onTestFinished(() => closeSync(openSync(path, constants.O_RDWR)))
   const completing = client.complete(id)
   completing.catch(() => {})
   await pause(100)
-  await engine.close({ timeout: 0 })
-  await expect(completing).rejects.toMatchObject({ status: 503, code: 'CLOSING' })
+  const closing = engine.close({ timeout: 0 })
+  try {
+    const ended = Promise.race([completing, pause(5_000)])
+    await expect(ended).rejects.toMatchObject({ status: 503, code: 'CLOSING' })
+  } finally {
+    // Or nothing of this process could end.
+    closeSync(openSync(path, constants.O_RDWR))
+  }
+  await closing
 })
 
 function md5(data: Buffer): string {
