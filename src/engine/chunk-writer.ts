@@ -10,7 +10,7 @@ import type { Claim } from './claims.ts'
 import { refuseDirect } from './direct-uploads.ts'
 import type { EngineParts } from './engine-options.ts'
 import { withoutChunk } from './first-bytes.ts'
-import { holdsBytes, isSent, keepsSums } from './part-plan.ts'
+import { holdsBytes, isSent, keepsSums, movesSent } from './part-plan.ts'
 import type { Change } from './session-updates.ts'
 import { Spill } from './spill.ts'
 import { sameBytes } from './staged-files.ts'
@@ -205,7 +205,8 @@ export class ChunkWriter {
     const change: Change = (current) => {
       requireActive(current)
       replaced = findChunk(current.chunks, index)
-      if (replaced && isFixed(current, replaced)) throw chunkConflict()
+      const isLate = replaced && (isFixed(current, replaced) || movesSent(current, replaced, body.size))
+      if (isLate) throw chunkConflict()
       if (replaced && place.loose === 1) throw generationTaken
       const touched = { ...touch(current, this.#parts), verified: undefined }
       const changed = replaced ? withoutChunk(touched, trueOffset(current, index)) : touched

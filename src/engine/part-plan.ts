@@ -1,7 +1,7 @@
 /** How a file is cut into the parts the storage receives. Pure. */
 import { FileSizeExceededError } from '../errors.ts'
 import type { MultipartStorage, UploadSession } from '../types.ts'
-import { type ByteRange, receivedBytes } from './chunk-map.ts'
+import { type ByteRange, type Chunk, receivedBytes, trueOffset } from './chunk-map.ts'
 import { countSpans, spansInclude } from './ranges.ts'
 
 export interface PartPlanRequest {
@@ -94,6 +94,13 @@ export function isSent(session: UploadSession, range: ByteRange): boolean {
     if (spansInclude(session.sentParts, part)) return true
   }
   return false
+}
+
+/** Whether bytes that have left would have another place in the file, were this chunk, in front of them, of that size. */
+export function movesSent(session: UploadSession, chunk: Chunk, size: number): boolean {
+  if (session.chunkSize !== null || size === chunk.size) return false
+  const start = trueOffset(session, chunk.index)
+  return start !== null && session.sentParts.some(([, last]) => partRange(session, last).end > start)
 }
 
 /** Whole parts that lie in the settled ranges and have not been sent. */

@@ -307,6 +307,73 @@ describe('a wrong whole-file checksum at complete', () => {
   })
 })
 
+describe('a chunk of another size in front of parts that are with the storage', () => {
+  const small = () => new MemoryStorageAdapter({ multipart: { minPartSize: 1_000, partSize: 1_000 } })
+
+  /** Its first part leaves when the returned function is called, and not before. */
+  function holdFirstPart({ multipart }: MemoryStorageAdapter): () => void {
+    if (!multipart) throw new Error('this storage was to take parts')
+    const uploadPart = multipart.uploadPart.bind(multipart)
+    let release: () => void = () => {}
+    const held = new Promise<void>((resolve) => {
+      release = resolve
+    })
+    multipart.uploadPart = async (...args) => {
+      if (args[1] === 1) await held
+      return uploadPart(...args)
+    }
+    return release
+  }
+
+  it('is refused where an empty one was, and the upload completes', async () => {
+    const storage = small()
+    const { client } = testEngine({ storage, maxFileSize: 100_000 })
+    const file = bytes(3_300)
+    const id = await client.create(null)
+    await client.write(id, 0, Buffer.alloc(0))
+    for (const [at, data] of cut(file, 400).entries()) await client.write(id, at + 1, data)
+    await expect.poll(async () => (await client.get(id)).sentParts).toEqual([[1, 3]])
+    await expect(client.write(id, 0, bytes(400, 9))).rejects.toMatchObject({ status: 409, code: 'CHUNK_CONFLICT' })
+    expect((await client.write(id, 0, Buffer.alloc(0))).duplicate).toBe(true)
+    const { key } = await client.complete(id)
+    expect(sha256(storage.read(key) ?? '')).toBe(sha256(file))
+  })
+
+  it.each([3_000, null])(
+    'is refused where its own part is still here, and those behind it are not (size: %s)',
+    async (total) => {
+      const storage = small()
+      const release = holdFirstPart(storage)
+      const { client } = testEngine({ storage, maxFileSize: 100_000 })
+      const file = bytes(3_000)
+      const id = await client.create(total)
+      for (const [index, data] of cut(file, 500).entries()) await client.write(id, index, data)
+      await expect.poll(async () => (await client.get(id)).sentParts).toEqual([[2, 3]])
+      await expect(client.write(id, 0, bytes(400, 9))).rejects.toMatchObject({ status: 409, code: 'CHUNK_CONFLICT' })
+      const other = bytes(500, 8)
+      expect((await client.write(id, 1, other)).duplicate).toBe(false)
+      release()
+      const { key } = await client.complete(id)
+      const expected = Buffer.concat([file.subarray(0, 500), other, file.subarray(1_000)])
+      expect(sha256(storage.read(key) ?? '')).toBe(sha256(expected))
+    },
+  )
+
+  it('is welcome where the declared size of chunks says where the others lie', async () => {
+    const storage = small()
+    const { client } = testEngine({ storage, maxFileSize: 100_000 })
+    const file = bytes(3_300)
+    const id = await client.create(null, { chunkSize: 500 })
+    const chunks = cut(file, 500)
+    await client.write(id, 0, (chunks[0] as Buffer).subarray(0, 300))
+    for (const [index, data] of chunks.entries()) if (index > 0) await client.write(id, index, data)
+    await expect.poll(async () => (await client.get(id)).sentParts).toEqual([[2, 3]])
+    expect((await client.write(id, 0, chunks[0] as Buffer)).duplicate).toBe(false)
+    const { key } = await client.complete(id)
+    expect(sha256(storage.read(key) ?? '')).toBe(sha256(file))
+  })
+})
+
 describe('a refused replacement', () => {
   it('leaves the stored chunk known: its bytes are still welcome again', async () => {
     const storage = new MemoryStorageAdapter({ multipart: parts })
