@@ -29,6 +29,9 @@ async function record(durability: 'process' | 'power', talk: (ledger: Ledger, ur
   const tracer = await watchFiles(server.pid, output)
   try {
     await talk(ledger, server.url)
+    // The last answer may be here before strace has written that it was given. One thread gives them all: with another
+    // one here, those before it are in the trace.
+    await fetch(`${server.url}/upload/progress/none`).then((answer) => answer.arrayBuffer())
   } finally {
     await tracer.detach()
     await server.kill()
