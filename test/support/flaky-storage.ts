@@ -17,11 +17,19 @@ export function flaky(storage: StorageAdapter, trouble: Trouble): StorageAdapter
       fail('after')
       return result
     }
-  const { multipart, adoptFile, remove } = storage
+  const { multipart, adoptFile, remove, staging } = storage
   return {
     upload: wrap(storage.upload.bind(storage)),
     ...(remove && { remove: wrap(remove.bind(storage)) }),
     ...(adoptFile && { adoptFile: wrap(adoptFile.bind(storage)) }),
+    ...(staging && {
+      staging: {
+        put: wrap(staging.put.bind(staging)),
+        open: wrap(staging.open.bind(staging)),
+        remove: wrap(staging.remove.bind(staging)),
+        list: staging.list.bind(staging),
+      },
+    }),
     ...(multipart && {
       multipart: {
         minPartSize: multipart.minPartSize,

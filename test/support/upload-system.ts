@@ -10,20 +10,26 @@ import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
 import type { SessionStore, StorageAdapter, UploadEngine } from '../../src/types.ts'
 import { engineClient } from './engine.ts'
 import { flaky, type Trouble } from './flaky-storage.ts'
+import { SharedLocker, SharedSessionStore } from './shared-nodes.ts'
 import { filesBelow, makeFolder } from './temp-folder.ts'
 import { hour, limits } from './upload-model.ts'
 
-export type SystemKind = 'local disk' | 'memory in parts'
+export type SystemKind = 'local disk' | 'memory in parts' | 'memory alone'
+
+/** In `memory alone` nothing of an upload waits on a disk. */
+const sessionsOf = (kind: SystemKind) =>
+  kind === 'local disk' ? null : kind === 'memory alone' ? new SharedSessionStore() : new MemorySessionStore()
 
 export class UploadSystem {
   readonly kind: SystemKind
   readonly trouble: Trouble = { when: 'never' }
   readonly #folder = makeFolder()
-  readonly #tempDir = join(this.#folder.path, 'temp')
+  #tempDir = join(this.#folder.path, 'temp')
   readonly #objects = join(this.#folder.path, 'objects')
   readonly #memory = new MemoryStorageAdapter({ multipart: { minPartSize: 100, partSize: 100 } })
   readonly #storage: StorageAdapter
   readonly #sessions: SessionStore | null
+  readonly #locker = new SharedLocker()
   readonly #engines: UploadEngine[] = []
   engine: UploadEngine
   client: ReturnType<typeof engineClient>
@@ -34,7 +40,7 @@ export class UploadSystem {
     this.kind = kind
     const storage = kind === 'local disk' ? new LocalStorageAdapter({ directory: this.#objects }) : this.#memory
     this.#storage = flaky(storage, this.trouble)
-    this.#sessions = kind === 'local disk' ? null : new MemorySessionStore()
+    this.#sessions = sessionsOf(kind)
     this.engine = this.#open()
     this.client = engineClient(this.engine)
   }
@@ -44,6 +50,7 @@ export class UploadSystem {
       ...limits,
       storage: this.#storage,
       ...(this.#sessions && { sessions: this.#sessions }),
+      ...(this.kind === 'memory alone' && { locker: this.#locker, staging: 'storage' as const }),
       tempDir: this.#tempDir,
       cleanupInterval: hour,
       clock: this.now,
@@ -56,16 +63,17 @@ export class UploadSystem {
     this.#ahead += milliseconds
   }
 
-  /** Without an end of the old one, it is another process that goes on with what it has begun. */
+  /** Without an end of the old one, it is another process that goes on with what it has begun; of those without a disk in common, another machine. */
   async restart(how: 'close' | 'leave'): Promise<void> {
     if (how === 'close') await this.engine.close({ timeout: 5_000 })
+    if (this.kind === 'memory alone') this.#tempDir = join(this.#folder.path, `temp-${this.#engines.length}`)
     this.engine = this.#open()
     this.client = engineClient(this.engine)
   }
 
   /** The keys of all objects with their bytes. */
   async objects(): Promise<Map<string, Buffer>> {
-    if (this.kind === 'memory in parts') {
+    if (this.kind !== 'local disk') {
       return new Map(this.#memory.keys().map((key) => [key, this.#memory.read(key) ?? Buffer.alloc(0)]))
     }
     const keys = (await filesBelow(this.#objects)).filter((name) => name.startsWith('uploads/'))
@@ -82,6 +90,7 @@ export class UploadSystem {
       this.advance(1.1 * hour)
       expect(await this.engine.sweep()).toMatchObject({ failed: 0 })
     }
+    expect(this.#memory.stagedKeys()).toEqual([])
     const left = await readdir(join(this.#tempDir, 'staging'), { recursive: true })
     expect(left, left.join(' ')).toEqual([])
     expect(await filesBelow(join(this.#tempDir, 'sessions'))).toEqual([])
