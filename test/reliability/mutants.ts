@@ -285,9 +285,17 @@ export const mutants: readonly Mutant[] = [
     name: 'other bytes replace a chunk whose part has left',
     promise: 'R10',
     file: 'src/engine/chunk-writer.ts',
-    find: 'if (replaced && isFixed(current, replaced)) throw chunkConflict()',
+    find: 'if (isLate) throw chunkConflict()',
     replace: '',
     tests: ['test/engine/chunks.test.ts', 'test/engine/interleavings.test.ts', 'test/faults/model.sweep.ts'],
+  },
+  {
+    name: 'a chunk of another size moves parts that have left',
+    promise: 'R10',
+    file: 'src/engine/chunk-writer.ts',
+    find: ' || movesSent(current, replaced, body.size)',
+    replace: '',
+    tests: ['test/engine/chunks.test.ts', 'test/faults/model.sweep.ts'],
   },
   {
     name: 'two appends at one place',

@@ -14,9 +14,10 @@ import { SharedLocker, SharedSessionStore } from './shared-nodes.ts'
 import { filesBelow, makeFolder } from './temp-folder.ts'
 import { hour, limits } from './upload-model.ts'
 
-export type SystemKind = 'local disk' | 'memory in parts' | 'memory alone'
+/** Of `memory alone` nothing waits on a disk: several machines share storage, sessions and locks. */
+export const systemKinds = ['local disk', 'memory in parts', 'memory alone'] as const
+export type SystemKind = (typeof systemKinds)[number]
 
-/** In `memory alone` nothing of an upload waits on a disk. */
 const sessionsOf = (kind: SystemKind) =>
   kind === 'local disk' ? null : kind === 'memory alone' ? new SharedSessionStore() : new MemorySessionStore()
 
