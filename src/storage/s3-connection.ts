@@ -39,6 +39,8 @@ export class S3Connection {
   readonly sums = new BodySums()
   /** Whether an MD5 may go ahead of a body. */
   takesMd5 = true
+  /** Of each request, whether it is answered with the CRC-32 that went ahead: then S3 looks at it. Once it was not, never again. */
+  readonly knowsCrc32 = new Map<string, boolean>()
   readonly #receipts = new Receipts()
   readonly #credentials: S3Credentials | null
   readonly #given: S3Client | null

@@ -42,16 +42,21 @@ export async function sendBody<T extends Receipt>(
   const addsChecksums = await connection.addsChecksums()
   const options = { signal, streamed: true, timeout: connection.timeoutFor(body.size) }
   const attempt = async (api: S3Api, cut: AbortSignal) => {
-    const withMd5 = connection.takesMd5
-    try {
-      return await sendOnce(connection, sending, { addsChecksums, withMd5 }, api, cut)
-    } catch (error) {
+    const isKnown = addsChecksums && connection.knowsCrc32.get(operation) === true
+    const withMd5 = connection.takesMd5 && !isKnown
+    const send = (md5: boolean) => sendOnce(connection, sending, { addsChecksums, withMd5: md5 }, api, cut)
+    const sent = await send(withMd5).catch(async (error: unknown) => {
       if (!withMd5 || !refusesMd5(error)) throw error
       // Directory buckets of S3 take none.
-      const sent = await sendOnce(connection, sending, { addsChecksums, withMd5: false }, api, cut)
+      const again = await send(false)
       connection.takesMd5 = false
-      return sent
-    }
+      return again
+    })
+    if (sent.isEchoed && !connection.knowsCrc32.has(operation)) connection.knowsCrc32.set(operation, true)
+    if (!isKnown || sent.isEchoed) return sent
+    // Another S3 under the same name, which may not look at it.
+    connection.knowsCrc32.set(operation, false)
+    return send(connection.takesMd5)
   }
   return connection.deliver(body.size, signal, () => connection.call(operation, attempt, options), look)
 }
@@ -62,19 +67,24 @@ async function sendOnce<T extends Receipt>(
   { addsChecksums, withMd5 }: { addsChecksums: boolean; withMd5: boolean },
   api: S3Api,
   cut: AbortSignal,
-): Promise<{ receipt: T; md5: string | null }> {
+): Promise<{ receipt: T; md5: string | null; isEchoed: boolean }> {
   const { sums } = connection
   const bytes = body.size <= inMemory ? await bytesOf(body, cut) : null
   const withCrc = addsChecksums || (needsSum && (!withMd5 || sums.newHash() === null))
-  const made = bytes ? sums.of(bytes, withCrc) : await sums.ofBody(body, withCrc, cut)
+  // Checksums that the client adds are checked by S3 itself, and how much it has kept is for a list or a look to say.
+  const wanted = { md5: withMd5 || !addsChecksums, crc32: withCrc }
+  const made = bytes ? sums.of(bytes, wanted) : await sums.ofBody(body, wanted, cut)
   const ahead = { ContentLength: body.size, ...headersOf(made, { withMd5, withCrc }) }
   // A client of the application repeats what is in memory by itself, and we do too: two layers would multiply.
   const isStream = bytes === null || connection.hasOwnRepetition
   const receipt = isStream
     ? await withBody(bytes ? bodyOf(bytes) : body, cut, (Body) => send(api, { ...ahead, Body }, cut))
     : await send(api, { ...ahead, Body: bytes }, cut)
-  // Checksums that the client adds are checked by S3 itself, and how much it has kept is for a list or a look to say.
-  return { receipt, md5: addsChecksums ? null : made.md5 }
+  return {
+    receipt,
+    md5: addsChecksums ? null : made.md5,
+    isEchoed: receipt.ChecksumCRC32 === crc32Text(made.crc32),
+  }
 }
 
 function bodyOf(bytes: Buffer): Body {
@@ -83,7 +93,7 @@ function bodyOf(bytes: Buffer): Body {
 
 /**
  * Every S3 looks at the MD5. Clients that add checksums would frame the body for one behind it if there were no CRC-32 ahead, and not
- * every S3 looks at that.
+ * every S3 looks at that; one that answers with it does, and is given no MD5 from then on, which costs the most.
  */
 function headersOf(
   { md5, crc32 }: Sums,

@@ -105,7 +105,8 @@ export class StreamUpload {
     const { input } = command
     const body = input.Body as Uint8Array | undefined
     const size = body?.byteLength ?? 0
-    const md5 = body && !(await this.#connection.addsChecksums()) ? this.#connection.sums.of(body, false).md5 : null
+    const isCompared = body !== undefined && !(await this.#connection.addsChecksums())
+    const md5 = isCompared ? this.#connection.sums.of(body, { md5: true, crc32: false }).md5 : null
     const { signal } = this.#stop
     const { receipt } = await this.#connection.deliver(
       size,

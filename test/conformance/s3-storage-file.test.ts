@@ -271,6 +271,57 @@ describe('servers that take no MD5 ahead of a body', () => {
   })
 })
 
+describe('an S3 that looks at the CRC-32 which clients add', () => {
+  const md5s = (call: string) => fx.double.log(call).map(({ headers }) => 'content-md5' in headers)
+
+  it('is given no MD5 from then on, and still refuses bytes that change on their way [F02]', async () => {
+    const client = adding()
+    const storage = fx.adapter({ client, ...given })
+    const ref = { fileKey: 'parts', multipartId: await storage.multipart.create('parts', info) }
+    for (const partNumber of [1, 2]) await storage.multipart.uploadPart(ref, partNumber, await fx.part(large))
+    for (const content of [large, bytes]) await storage.uploadBody('file', await fx.part(content), info)
+    line.changes = 1
+    const hashes = vi.spyOn(BodySums.prototype, 'newHash')
+    await storage.multipart.uploadPart(ref, 3, await fx.part(bytes))
+    expect(hashes).not.toHaveBeenCalled()
+    hashes.mockRestore()
+    line.changes = 1
+    await storage.uploadBody('file', await fx.part(large), info)
+    expect(fx.double.log('UploadPart').map(({ status }) => status)).toEqual([200, 200, 400, 200])
+    expect(md5s('UploadPart')).toEqual([true, false, false, false])
+    expect(fx.double.log('PutObject').map(({ status }) => status)).toEqual([200, 200, 400, 200])
+    expect(md5s('PutObject')).toEqual([true, false, false, false])
+    for (const { headers } of [...fx.double.log('PutObject'), ...fx.double.log('UploadPart')]) {
+      expect(headers).toMatchObject({ 'x-amz-checksum-crc32': expect.any(String) })
+      expect(headers).not.toHaveProperty('content-encoding')
+      expect(headers.authorization).toMatch(/SignedHeaders=[^,]*x-amz-checksum-crc32/)
+    }
+    const sums = (await storage.multipart.listParts(ref))?.map((part) => part.crc32)
+    expect(sums).toEqual([large, large, bytes].map((content) => crc32(content)))
+    expect((await fx.double.read(fx.bucket, 'file')).equals(large)).toBe(true)
+    client.destroy()
+  })
+
+  it('gets the MD5 with what it has not answered with its CRC-32', async () => {
+    const client = adding()
+    const storage = fx.adapter({ client, ...given })
+    const put = async () => storage.uploadBody('file', await fx.part(bytes), info)
+    fx.double.fail('PutObject', { status: 'no-checksum' })
+    for (let n = 0; n < 3; n++) await put()
+    fx.double.fail('PutObject', { status: 'no-checksum', times: 2 })
+    for (let n = 0; n < 3; n++) await put()
+    // It takes turns with one that does not look: both would have to be asked every time.
+    expect(md5s('PutObject')).toEqual([true, true, false, false, true, true, true])
+    client.destroy()
+  })
+
+  it('is not meant where clients add none: the ETag is compared with the MD5', async () => {
+    const storage = fx.adapter()
+    for (let n = 0; n < 2; n++) await storage.uploadBody('file', await fx.part(bytes), info)
+    expect(md5s('PutObject')).toEqual([true, true])
+  })
+})
+
 describe('few bytes', () => {
   it('are read once, whatever becomes of the request', async () => {
     const body = { ...(await fx.part(bytes)), path: null }

@@ -9,6 +9,7 @@ const done = new Set<OrderedFault['status']>([
   'lost-response',
   'no-etag',
   'wrong-etag',
+  'no-checksum',
   'truncated',
   'damaged',
 ])
@@ -49,6 +50,7 @@ export function errorReply({ bucket, key, request, double }: Call, code: string,
 export function spoil({ double, bucket, key, query }: Call, { status }: OrderedFault, reply: Reply): void {
   if (status === 'no-etag') delete reply.headers.etag
   if (status === 'wrong-etag') reply.headers.etag = '"00000000000000000000000000000000"'
+  if (status === 'no-checksum') delete reply.headers['x-amz-checksum-crc32']
   if (status !== 'truncated' && status !== 'damaged') return
   const change = status === 'truncated' ? cutShort : flipFirst
   const { objects, uploads } = double.buckets.get(bucket) ?? { objects: new Map(), uploads: new Map() }

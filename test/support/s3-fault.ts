@@ -69,6 +69,7 @@ export interface OrderedFault {
    * - `empty-200`: 200 without a body, and nothing done
    * - `drip-error`: 200 at once, white space for `delayMs`, then an `<Error>` body, and nothing done
    * - `no-etag`, `wrong-etag`: done, but the answer has no ETag, or that of other bytes
+   * - `no-checksum`: done, but the answer does not have the CRC-32 that was declared
    * - `truncated`, `damaged`: 200, but half of the body is missing, or one of its bytes is another
    * - `close`: the connection is closed without an answer, as when a kept-alive one has been idle for too long
    * - `redirect-301`, `redirect-307`: to `location`, and nothing done
@@ -87,6 +88,7 @@ export interface OrderedFault {
     | 'drip-error'
     | 'no-etag'
     | 'wrong-etag'
+    | 'no-checksum'
     | 'truncated'
     | 'damaged'
     | 'close'

@@ -94,7 +94,7 @@ export const operations: Readonly<Record<string, Operation>> = {
     const stored = objectHeaders(call.request)
     const body = await receive(call, payload)
     if (headers['if-none-match'] === '*' && bucket.objects.has(call.key)) throw new S3Fault('PreconditionFailed')
-    return { status: 200, headers: { etag: bucket.put(call.key, stored, body).etag }, body: '' }
+    return { status: 200, headers: { etag: bucket.put(call.key, stored, body).etag, ...summed(body) }, body: '' }
   },
   GetObject: (call) => {
     const object = bucketOf(call).object(call.key)
@@ -135,7 +135,7 @@ export const operations: Readonly<Record<string, Operation>> = {
     bucket.upload(call.key, id)
     const body = await receive(call, payload)
     const etag = await bucket.putPart(call.key, id, partNumber, body)
-    return { status: 200, headers: { etag, ...(body.crc32 ? { 'x-amz-checksum-crc32': body.crc32 } : {}) }, body: '' }
+    return { status: 200, headers: { etag, ...summed(body) }, body: '' }
   },
   ListParts: (call) => {
     const upload = bucketOf(call).upload(call.key, call.query.get('uploadId') ?? '')
@@ -214,6 +214,11 @@ function objectHeaders({ headers }: IncomingMessage): ObjectHeaders {
   const result: Record<string, string> = Object.fromEntries(kept)
   delete result['content-encoding']
   return encoding === '' ? result : { ...result, 'content-encoding': encoding }
+}
+
+/** What was declared of a body, told again. */
+function summed({ crc32 }: { readonly crc32: string | null }): Record<string, string> {
+  return crc32 === null ? {} : { 'x-amz-checksum-crc32': crc32 }
 }
 
 function describe(object: DoubleObject): Record<string, string | number> {

@@ -408,6 +408,8 @@ describe('checksums of files', () => {
 })
 
 describe('sums of a body', () => {
+  const both = { md5: true, crc32: true }
+  const onlyMd5 = { md5: true, crc32: false }
   const content = randomBytes(MiB)
   const body = (more: object = {}) => {
     const path = file(content)
@@ -422,8 +424,21 @@ describe('sums of a body', () => {
   it('come from the thread when it lies in one file', async () => {
     const sums = new BodySums(thread)
     const given = body()
-    expect(await sums.ofBody(given, true, forever)).toMatchObject(sumsOf(content))
+    expect(await sums.ofBody(given, both, forever)).toMatchObject(sumsOf(content))
     expect(given.opened.times).toBe(0)
+  })
+
+  it('are only those that are wanted', async () => {
+    const sums = new BodySums(thread)
+    const { md5, crc32 } = sumsOf(content)
+    const wanted = { md5: false, crc32: true }
+    for (const given of [body(), body({ path: null })]) {
+      expect(await sums.ofBody(given, onlyMd5, forever)).toEqual({ md5, crc32: 0 })
+      expect(await sums.ofBody(given, wanted, forever)).toEqual({ md5: null, crc32 })
+      expect(given.opened.times).toBe(given.path === null ? 2 : 0)
+    }
+    expect(sums.of(content, wanted)).toEqual({ md5: null, crc32 })
+    expect(sums.of(content, onlyMd5)).toEqual({ md5, crc32: 0 })
   })
 
   it.each([
@@ -434,7 +449,7 @@ describe('sums of a body', () => {
     rules.areAllowed = areAllowed
     const sums = new BodySums(thread)
     const given = body(more)
-    expect(await sums.ofBody(given, true, forever)).toEqual(sumsOf(content))
+    expect(await sums.ofBody(given, both, forever)).toEqual(sumsOf(content))
     expect(given.opened.times).toBe(1)
     expect(threads).toEqual([])
   })
@@ -445,7 +460,7 @@ describe('sums of a body', () => {
   ])('are refused when it is too short: %s', async (_, more) => {
     const sums = new BodySums(thread)
     const short = body({ size: content.length + 1, ...more })
-    await expect(sums.ofBody(short, false, forever)).rejects.toMatchObject({
+    await expect(sums.ofBody(short, onlyMd5, forever)).rejects.toMatchObject({
       name: 'SourceError',
       message: `the data has ${content.length} of the announced ${content.length + 1} bytes`,
     })
@@ -455,15 +470,15 @@ describe('sums of a body', () => {
     const sums = new BodySums(thread)
     vi.spyOn(sums, 'newHash').mockReturnValue(null)
     const given = body()
-    expect(await sums.ofBody(given, false, forever)).toEqual({ md5: null, crc32: 0 })
+    expect(await sums.ofBody(given, onlyMd5, forever)).toEqual({ md5: null, crc32: 0 })
     expect(given.opened.times).toBe(0)
-    expect(await sums.ofBody(given, true, forever)).toEqual({ md5: null, crc32: crc32(content) })
-    expect(sums.of(content, true)).toEqual({ md5: null, crc32: crc32(content) })
+    expect(await sums.ofBody(given, both, forever)).toEqual({ md5: null, crc32: crc32(content) })
+    expect(sums.of(content, both)).toEqual({ md5: null, crc32: crc32(content) })
   })
 
   it('tell of a file that is not there', async () => {
     const sums = new BodySums(thread)
     const missing = body({ path: join(folder, 'missing') })
-    await expect(sums.ofBody(missing, false, forever)).rejects.toMatchObject({ name: 'SourceError' })
+    await expect(sums.ofBody(missing, onlyMd5, forever)).rejects.toMatchObject({ name: 'SourceError' })
   })
 })
