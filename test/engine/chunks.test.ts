@@ -3,6 +3,7 @@ import { crc32 } from 'node:zlib'
 import { describe, expect, it } from 'vitest'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
 import { orders, send, streamOf, testEngine } from '../support/engine.ts'
+import { flaky, type Trouble } from '../support/flaky-storage.ts'
 import { bytes, cut, seeded, sha256 } from '../support/random.ts'
 import { filesBelow } from '../support/temp-folder.ts'
 
@@ -371,6 +372,25 @@ describe('a chunk of another size in front of parts that are with the storage', 
     expect((await client.write(id, 0, chunks[0] as Buffer)).duplicate).toBe(false)
     const { key } = await client.complete(id)
     expect(sha256(storage.read(key) ?? '')).toBe(sha256(file))
+  })
+})
+
+describe('an empty first chunk', () => {
+  it('is welcome again when a completion that failed has said how large the file is', async () => {
+    const storage = new MemoryStorageAdapter({ multipart: false })
+    const trouble: Trouble = { when: 'before' }
+    const { client } = testEngine({ storage: flaky(storage, trouble) })
+    const id = await client.create(null)
+    const file = bytes(400)
+    await client.write(id, 0, Buffer.alloc(0))
+    await client.write(id, 1, file)
+    await expect(client.complete(id)).rejects.toMatchObject({ status: 502 })
+    for (const more of [{ size: 0 }, {}]) {
+      expect((await client.write(id, 0, Buffer.alloc(0), more)).duplicate).toBe(true)
+    }
+    trouble.when = 'never'
+    const { key } = await client.complete(id)
+    expect(storage.read(key)).toEqual(file)
   })
 })
 

@@ -31,7 +31,7 @@ export function engineClient(engine: UploadEngine) {
       uploadId: string,
       index: number,
       data: Buffer | Readable,
-      more: { checksum?: string; signal?: AbortSignal } = {},
+      more: { checksum?: string; signal?: AbortSignal; size?: number } = {},
     ) => engine.writeChunk({ uploadId, index, protocol, body: streamOf(data), ...more }),
     complete: (uploadId: string, checksum?: string) => engine.complete({ uploadId, protocol, checksum }),
     get: (uploadId: string) => engine.get({ uploadId, protocol }),

@@ -67,7 +67,8 @@ export class UploadModel {
   }
 
   #mayBeEmpty(index: number): boolean {
-    return this.total === 0 || (this.total === null && index === 0)
+    const isStored = this.chunks.get(index)?.length === 0
+    return this.total === 0 || (this.total === null && index === 0) || isStored
   }
 
   get isWhole(): boolean {

@@ -104,6 +104,9 @@ describe('the size of a chunk', () => {
     expect(errorOf(() => checkSize(undeclared(null, null), 1, 0, limits)).code).toBe('EMPTY_CHUNK')
     expect(() => checkSize(undeclared(null, null), 0, 0, limits)).not.toThrow()
     expect(() => checkSize(undeclared(0, null), 1, 0, limits)).not.toThrow()
+    const stored = undeclared(5, null, [at(0, 0, 0)])
+    expect(() => checkSize(stored, 0, 0, limits)).not.toThrow()
+    expect(errorOf(() => checkSize(stored, 1, 0, limits)).code).toBe('EMPTY_CHUNK')
     expect(() => checkSize(declared(0), 0, 0, limits)).not.toThrow()
   })
 
