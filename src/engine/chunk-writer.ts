@@ -4,7 +4,7 @@ import { fromFileSystemError, UploadClosedError, UploadNotFoundError } from '../
 import type { ChunkWritten, UploadSession, WriteChunk } from '../types.ts'
 import { requireOpen } from './authorization.ts'
 import { parseChecksum, type ReceivedBody, receiveBody, type Sink } from './body.ts'
-import { type ByteRange, type Chunk, findChunk, trueOffset } from './chunk-map.ts'
+import { type ByteRange, type Chunk, findChunk, prefix, trueOffset } from './chunk-map.ts'
 import { addChunk, type ChunkPlan, checkSize, otherSize, planChunk, planSizedChunk } from './chunk-plan.ts'
 import type { Claim } from './claims.ts'
 import { refuseDirect } from './direct-uploads.ts'
@@ -132,7 +132,9 @@ export class ChunkWriter {
     const existing = findChunk(current.chunks, request.index)
     if (!existing || !(await this.#isSame(current, existing, body, path))) return null
     // Its sum may have been lost with the process that stored it.
-    if (current.recognizable) await this.#parts.staging.sums.write(current.id, existing.index, body.size, body.crc)
+    if (keepsSums(this.#parts.options.storage.multipart, current)) {
+      await this.#parts.staging.sums.write(current.id, existing.index, body.size, body.crc)
+    }
     return writtenOf(await keepAlive(this.#parts, current.id), body, true)
   }
 
@@ -199,22 +201,26 @@ export class ChunkWriter {
     const { limits, storage } = this.#parts.options
     checkSize(session, index, body.size, limits)
     writing.signal.throwIfAborted()
-    const summed = keepsSums(storage.multipart, session)
-    const sumBefore = summed ? await this.#blankSum(writing) : null
     let replaced: Chunk | null = null
+    let isRefused = false
     const change: Change = (current) => {
+      isRefused = true
       requireActive(current)
       replaced = findChunk(current.chunks, index)
       const isLate = replaced && (isFixed(current, replaced) || movesSent(current, replaced, body.size))
       if (isLate) throw chunkConflict()
       if (replaced && place.loose === 1) throw generationTaken
       const touched = { ...touch(current, this.#parts), verified: undefined }
-      const changed = replaced ? withoutChunk(touched, trueOffset(current, index)) : touched
-      return addChunk(changed, { index, size: body.size, ...place }, limits)
+      const changed = replaced ? withoutChunk(touched, leastOffset(current, index)) : touched
+      const next = addChunk(changed, { index, size: body.size, ...place }, limits)
+      isRefused = false
+      return next
     }
+    const summed = keepsSums(storage.multipart, session)
+    const sumBefore = summed ? await this.#blankSum(writing, change) : null
     const stored = await this.#parts.sessions.update(session.id, change).catch(async (error) => {
       // Refused for certain: the chunk that was there is still the one.
-      if (sumBefore && (error as { code?: unknown }).code === 'CHUNK_CONFLICT') {
+      if (sumBefore && isRefused) {
         await this.#parts.staging.sums.write(session.id, index, sumBefore.size, sumBefore.crc)
       }
       throw error
@@ -228,11 +234,15 @@ export class ChunkWriter {
 
   /**
    * The sum of a chunk is written when the chunk is recorded, and the sum of one that is about to be replaced must not
-   * outlive it: no sum is better than a wrong one. Returns what to put back when the replacement is refused.
+   * outlive it: no sum is better than a wrong one. Returns what to put back when the replacement is refused; what is known to
+   * be refused blanks nothing.
    */
-  async #blankSum({ session, request, plan }: Writing): Promise<ReceivedBody | null> {
+  async #blankSum({ session, request, plan }: Writing, change: Change): Promise<ReceivedBody | null> {
     const { staging } = this.#parts
-    const { existing } = plan
+    if (!plan.existing) return null
+    const current = await this.#active(session.id)
+    change(current)
+    const existing = findChunk(current.chunks, request.index)
     if (!existing) return null
     const crc = await staging.sums.read(session.id, request.index, existing.size)
     await staging.sums.write(session.id, request.index, 0, 0)
@@ -309,10 +319,16 @@ function isFixed(session: UploadSession, chunk: Chunk): boolean {
   return start !== null && isSent(session, { start, end: start + chunk.size })
 }
 
+/** Where the chunk begins; while that is not known, what it cannot begin before. */
+function leastOffset(session: UploadSession, index: number): number {
+  return trueOffset(session, index) ?? prefix(session.chunks).bytes
+}
+
 export function requireActive(session: UploadSession): void {
   requireOpen(session)
   refuseDirect(session)
-  if (session.state !== 'active' || session.object) {
+  // A storage that failed after it took the file may have it: nothing here can be a part of it any more.
+  if (session.state !== 'active' || session.object || session.handedOver) {
     throw new UploadClosedError('The upload is complete, or being completed, and takes no more data.')
   }
 }

@@ -129,8 +129,9 @@ export class DiskAppending implements AppendReceiver {
     await run.target.sync().catch((error) => torn(run, error))
     const change: Change = (current) => {
       requireActive(current)
-      // Somebody else has been here although we held the lock: theirs counts.
-      if (receivedBytes(current.chunks) !== before) throw new UploadLockedError()
+      // Somebody else has been here although we held the lock, or has said meanwhile where the file ends: theirs counts.
+      const isOver = run.written > (current.totalSize ?? run.written)
+      if (isOver || receivedBytes(current.chunks) !== before) throw new UploadLockedError()
       const chunks = [{ index: 0, count: 1, size: run.written, offset: 0, loose: 0 }]
       return { ...touch(current, this.#parts), chunks }
     }

@@ -177,7 +177,7 @@ export class FirstBytes {
   }
 
   /** Where the bytes lie, also those of chunks that have not been moved to their place. */
-  #piecesOf({ id, chunks, partSize }: UploadSession, size: number): FilePiece[] {
+  #piecesOf({ id, chunks, chunkSize, partSize }: UploadSession, size: number): FilePiece[] {
     const { staging } = this.#parts
     const pieces: FilePiece[] = []
     let left = size
@@ -191,6 +191,8 @@ export class FirstBytes {
           ? [{ path: staging.loosePath(id, index, chunk.loose), start: 0, size: taken }]
           : staging.segments(id, partSize, chunk.offset, taken)
       for (const piece of found) addPiece(pieces, piece)
+      // Nothing follows one that is too short.
+      if (chunkSize !== null && chunk.size < chunkSize) break
     }
     return pieces
   }

@@ -47,7 +47,7 @@ export async function openMultipart(
   })
   const opened = await parts.sessions.update(session.id, (current) => {
     const openings = (current.openings ?? 0) + lost
-    if (current.multipartId === null) return { ...current, multipartId, openings }
+    if (current.multipartId === null && current.open) return { ...current, multipartId, openings }
     return lost > 0 ? { ...current, openings } : current
   })
   if (opened?.multipartId !== multipartId) {

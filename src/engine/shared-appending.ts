@@ -314,8 +314,9 @@ export class SharedAppending implements AppendReceiver {
     const stored = await this.#parts.sessions.update(run.session.id, (current) => {
       outcome.refused = true
       requireActive(current)
-      // Somebody else has been here although we held the lock: theirs counts.
-      if (receivedBytes(current.chunks) !== from) throw new UploadLockedError()
+      // Somebody else has been here although we held the lock, or has said meanwhile where the file ends: theirs counts.
+      const isOver = to > (current.totalSize ?? to)
+      if (isOver || receivedBytes(current.chunks) !== from) throw new UploadLockedError()
       const chunk: ChunkRun = { index: countChunks(current.chunks), count: 1, size: to - from, offset: from, loose }
       const next = change({ ...touch(current, this.#parts), appended: true, chunks: [...current.chunks, chunk] })
       outcome.refused = false

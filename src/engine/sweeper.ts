@@ -6,6 +6,7 @@ import { fromFileSystemError, UploadNotFoundError } from '../errors.ts'
 import type { SessionStore, SweepReport, UploadSession } from '../types.ts'
 import type { EngineParts } from './engine-options.ts'
 import { isLeased } from './lease.ts'
+import { usesParts } from './part-plan.ts'
 import type { Pieces } from './pieces.ts'
 import type { ResumeKeys } from './resume-keys.ts'
 import { SweepClock } from './sweep-clock.ts'
@@ -186,7 +187,9 @@ export class Sweeper {
     if (session.object && session.state === 'aborted') await storage.remove?.(session.key)
     if (!storage.multipart) return
     if (session.object || session.state === 'completed') {
-      if (session.openings !== undefined && session.openings > 1) await storage.multipart.abort(strays(session))
+      // One that was opened before it was known that the file is a single part has become nothing.
+      const used = session.direct || usesParts(storage.multipart, session) ? 1 : 0
+      if (openings !== undefined && openings > used) await storage.multipart.abort(strays(session))
       return
     }
     if (!opened) return

@@ -116,10 +116,13 @@ describe('the bytes of an upload that ended', () => {
   })
 
   it('that are an object stay, unless the application refused it; only strays of its key go', async () => {
-    const completed = { state: 'completed', object, multipartId: 'm' } as const
+    const completed = { state: 'completed', object, multipartId: 'm', totalSize: 25, partSize: 10 } as const
     expect(await discarded(completed)).toMatchObject({ aborted: [], object: true })
     expect((await discarded({ ...completed, openings: 1 })).aborted).toEqual([])
     expect((await discarded({ ...completed, openings: 2 })).aborted).toEqual([null])
+    // What was opened for a file that turned out to be one part has become nothing.
+    expect((await discarded({ ...completed, totalSize: 10, openings: 1 })).aborted).toEqual([null])
+    expect((await discarded({ ...completed, totalSize: 10, direct: true, openings: 1 })).aborted).toEqual([])
     expect((await discarded({ state: 'completed', totalSize: null })).aborted).toEqual([])
     expect((await discarded({ state: 'expired', object, multipartId: 'm' })).aborted).toEqual([])
     expect(await discarded({ state: 'expired', object })).toMatchObject({ object: true })
