@@ -129,6 +129,11 @@ export function trueOffset(session: UploadSession, index: number): number | null
   return next === index ? offset : null
 }
 
+/** Where the chunk begins; while that is not known, what it cannot begin before. */
+export function leastOffset(session: UploadSession, index: number): number {
+  return trueOffset(session, index) ?? prefix(session.chunks).bytes
+}
+
 /** The first chunk that is not where it belongs although that place is known, with that place. */
 export function firstUnsettled(
   session: UploadSession,

@@ -4,7 +4,7 @@ import { fromFileSystemError, UploadClosedError, UploadNotFoundError } from '../
 import type { ChunkWritten, UploadSession, WriteChunk } from '../types.ts'
 import { requireOpen } from './authorization.ts'
 import { parseChecksum, type ReceivedBody, receiveBody, type Sink } from './body.ts'
-import { type ByteRange, type Chunk, findChunk, prefix, trueOffset } from './chunk-map.ts'
+import { type ByteRange, type Chunk, findChunk, leastOffset, trueOffset } from './chunk-map.ts'
 import { addChunk, type ChunkPlan, checkSize, otherSize, planChunk, planSizedChunk } from './chunk-plan.ts'
 import type { Claim } from './claims.ts'
 import { refuseDirect } from './direct-uploads.ts'
@@ -206,6 +206,8 @@ export class ChunkWriter {
     const change: Change = (current) => {
       isRefused = true
       requireActive(current)
+      // A storage that failed may have taken the file before: nothing can become a part of it any more.
+      if (current.handedOver) throw uploadClosed()
       replaced = findChunk(current.chunks, index)
       const isLate = replaced && (isFixed(current, replaced) || movesSent(current, replaced, body.size))
       if (isLate) throw chunkConflict()
@@ -319,18 +321,14 @@ function isFixed(session: UploadSession, chunk: Chunk): boolean {
   return start !== null && isSent(session, { start, end: start + chunk.size })
 }
 
-/** Where the chunk begins; while that is not known, what it cannot begin before. */
-function leastOffset(session: UploadSession, index: number): number {
-  return trueOffset(session, index) ?? prefix(session.chunks).bytes
+function uploadClosed(): UploadClosedError {
+  return new UploadClosedError('The upload is complete, or being completed, and takes no more data.')
 }
 
 export function requireActive(session: UploadSession): void {
   requireOpen(session)
   refuseDirect(session)
-  // A storage that failed after it took the file may have it: nothing here can be a part of it any more.
-  if (session.state !== 'active' || session.object || session.handedOver) {
-    throw new UploadClosedError('The upload is complete, or being completed, and takes no more data.')
-  }
+  if (session.state !== 'active' || session.object) throw uploadClosed()
 }
 
 /** A chunk that comes again changes nothing, but somebody is at work on the upload. */

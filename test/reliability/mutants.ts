@@ -334,7 +334,7 @@ export const mutants: readonly Mutant[] = [
     name: 'two nodes append at one place',
     promise: 'R12',
     file: 'src/engine/shared-appending.ts',
-    find: 'if (receivedBytes(current.chunks) !== from) throw new UploadLockedError()',
+    find: 'if (isOver || receivedBytes(current.chunks) !== from) throw new UploadLockedError()',
     replace: '',
     tests: ['test/engine/shared-appends.test.ts'],
   },

@@ -16,6 +16,8 @@ export class UploadModel {
   url: string | null = null
   /** The storage has once made the object and then said that it had not. */
   lent = false
+  /** A completion came as far as the storage, and failed. */
+  given = false
   touchedAt: number
   /** Also an attempt to complete the upload says how long it is. */
   total: number | null
