@@ -6,7 +6,7 @@ import { composedPieces } from './composer.ts'
 import type { EngineParts } from './engine-options.ts'
 import { mayLeave } from './first-bytes.ts'
 import { partRange } from './part-plan.ts'
-import { holdsPart, piecesIn, withParts } from './piece-map.ts'
+import { holdsPart, piecesIn, withPart } from './piece-map.ts'
 import type { Pieces } from './pieces.ts'
 import { addToSpans, spansInclude } from './ranges.ts'
 import { fileBody } from './staged-files.ts'
@@ -113,7 +113,7 @@ export class StoredParts implements PartSource {
         count: (latest) => {
           const isSame = session.sources || JSON.stringify(piecesIn(latest, range)) === JSON.stringify(refs)
           if (!isSame) return latest
-          const counted = withParts(latest, [partNumber])
+          const counted = withPart(latest, partNumber)
           freed = counted.freed
           return counted.session
         },

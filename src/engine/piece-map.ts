@@ -4,6 +4,7 @@
  */
 import type { ChunkRun, MultipartStorage, StoredPart, UploadSession } from '../types.ts'
 import { type ByteRange, merged, trueOffset } from './chunk-map.ts'
+import { crc32Combine } from './crc32-combine.ts'
 import { partNumberAt, partRange, usesParts } from './part-plan.ts'
 import { addToSpans, spansInclude } from './ranges.ts'
 
@@ -65,24 +66,22 @@ export function sendsParts(storage: MultipartStorage | undefined, session: Uploa
   return session.totalSize === null || usesParts(storage, session)
 }
 
-/** The parts that the chunk consists of; none when it is not whole parts, or not known to be. */
-export function directParts(
+/** The part that the chunk is; `null` when it is not exactly one, or not known to be. */
+export function directPart(
   storage: MultipartStorage | undefined,
   session: UploadSession,
   { index, size }: { readonly index: number; readonly size: number },
-): number[] {
+): number | null {
   const start = trueOffset(session, index)
-  if (start === null || size === 0 || session.totalSize === null || !sendsParts(storage, session)) return []
-  const end = start + size
-  if (start % session.partSize !== 0 || (end % session.partSize !== 0 && end !== session.totalSize)) return []
-  const first = partNumberAt(session, start)
-  return Array.from({ length: partNumberAt(session, end - 1) - first + 1 }, (_, i) => first + i)
+  if (start === null || size === 0 || session.totalSize === null || !sendsParts(storage, session)) return null
+  const part = partNumberAt(session, start)
+  const range = partRange(session, part)
+  return range.start === start && range.end === start + size ? part : null
 }
 
-/** The session with these parts counted as sent, so that chunks which lie in sent parts altogether need no piece any more. */
-export function withParts(session: UploadSession, partNumbers: readonly number[]): Freed {
-  const sentParts = partNumbers.reduce<UploadSession['sentParts']>(addToSpans, session.sentParts)
-  const next = { ...session, sentParts }
+/** The session with the part counted as sent, so that chunks which lie in sent parts altogether need no piece any more. */
+export function withPart(session: UploadSession, partNumber: number): Freed {
+  const next = { ...session, sentParts: addToSpans(session.sentParts, partNumber) }
   const freed: number[] = []
   const chunks = next.chunks.map((run) => {
     if (run.loose === 0 || run.offset === null || !isAllSent(next, run.offset, run.size)) return run
@@ -143,7 +142,7 @@ export function withoutParts(session: UploadSession, partNumbers: readonly numbe
   return { session: { ...session, chunks: merged(chunks), sentParts }, freed }
 }
 
-/** The parts that are one chunk each, and do not have the CRC-32 that was recorded with it. */
+/** The parts that are whole chunks, one or several, and do not have the CRC-32 that was recorded with these. */
 export function otherParts(
   session: UploadSession,
   listed: readonly StoredPart[],
@@ -151,13 +150,18 @@ export function otherParts(
 ): number[] {
   const found: number[] = []
   const held = new Map(listed.map((part) => [part.partNumber, part.crc32]))
+  /** Of the part from its start up to here. */
+  let sum = 0
+  let at = 0
   for (const { index, offset, size } of session.chunks.flatMap((run) => singles(run))) {
     if (offset === null || size === 0) continue
     const part = partNumberAt(session, offset)
     const { start, end } = partRange(session, part)
-    const crc = held.get(part)
-    const sum = crcOf(index, size)
-    if (start === offset && end - start === size && crc !== undefined && sum !== null && crc !== sum) found.push(part)
+    const crc = crcOf(index, size)
+    if (crc === null || offset + size > end || (offset !== start && offset !== at)) continue
+    sum = offset === start ? crc : crc32Combine(sum, crc, size)
+    at = offset + size
+    if (at === end && (held.get(part) ?? sum) !== sum) found.push(part)
   }
   return found
 }

@@ -15,7 +15,7 @@ import { accepted } from './first-bytes.ts'
 import type { MultipartOpening } from './multipart-opening.ts'
 import { partNumberAt, partRange } from './part-plan.ts'
 import type { PartSender } from './part-sender.ts'
-import { sendsParts, withParts } from './piece-map.ts'
+import { sendsParts, withPart } from './piece-map.ts'
 import type { Pieces } from './pieces.ts'
 import { fileBody, splitAt } from './staged-files.ts'
 import type { PositionalFile } from './staging.ts'
@@ -228,7 +228,7 @@ export class SharedAppending implements AppendReceiver {
     let freed: readonly number[] = []
     await this.#record(run, slice, 0, (next) => {
       if (next.multipartId !== opened.multipartId) throw new StorageUnavailableError()
-      const counted = withParts(isLookedAt ? accepted(next) : next, [partNumber])
+      const counted = withPart(isLookedAt ? accepted(next) : next, partNumber)
       freed = counted.freed
       return counted.session
     })

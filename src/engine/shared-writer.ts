@@ -15,7 +15,7 @@ import { sumOf } from './known-sums.ts'
 import type { MultipartOpening } from './multipart-opening.ts'
 import { partRange } from './part-plan.ts'
 import type { PartSender } from './part-sender.ts'
-import { directParts, placed, withoutParts, withParts } from './piece-map.ts'
+import { directPart, placed, withoutParts, withPart } from './piece-map.ts'
 import type { Pieces } from './pieces.ts'
 import { fileBody } from './staged-files.ts'
 
@@ -73,9 +73,9 @@ export class SharedWriter {
       checkSize(session, index, body.size, options.limits)
       const existing = findChunk(session.chunks, index)
       if (existing) return await this.#compare(session, existing, body)
-      const parts = directParts(options.storage.multipart, session, { index, size: body.size })
-      return parts.length > 0 && firstBytes.canLeave(session, trueOffset(session, index) ?? 0, body.size)
-        ? await this.#sendParts(session, writing, file.path, body, parts)
+      const part = directPart(options.storage.multipart, session, { index, size: body.size })
+      return part !== null && firstBytes.canLeave(session, trueOffset(session, index) ?? 0, body.size)
+        ? await this.#sendPart(session, writing, file.path, body, part)
         : await this.#putPiece(session, writing, file.path, body)
     } finally {
       await file.close()
@@ -106,26 +106,22 @@ export class SharedWriter {
     return (await sumOf(this.#parts, session, existing.index, existing.size)) === body.crc
   }
 
-  /** The chunk is one part, or several whole ones. The client may be gone by now; its bytes are not wasted. */
-  async #sendParts(
+  /** The chunk is exactly one part. The client may be gone by now; its bytes are not wasted. */
+  async #sendPart(
     session: UploadSession,
     writing: Writing,
     path: string,
     body: ReceivedBody,
-    parts: readonly number[],
+    part: number,
   ): Promise<ChunkWritten> {
     const { index } = writing.request
     const start = trueOffset(session, index)
-    // Nothing that would be refused is sent: it would replace what others have sent to the same parts.
+    // Nothing that would be refused is sent: it would replace what others have sent as the same part.
     addChunk(session, { index, size: body.size, offset: start, loose: 0 }, this.#parts.options.limits)
     const chunkBody = fileBody(path, 0, body.size)
     const isLookedAt = await this.#parts.firstBytes.admit(session, start ?? 0, chunkBody, writing.request)
     const opened = await this.#opening.open(session)
-    for (const part of parts) {
-      const range = partRange(session, part)
-      const bytes = fileBody(path, range.start - (start ?? 0), range.end - range.start)
-      await this.#sender.send(opened, part, bytes)
-    }
+    await this.#sender.send(opened, part, chunkBody)
     try {
       const stored = await this.#commit(writing, body, (current) => {
         // An upload that was begun anew, or lower chunks that were taken back: the part is not what it was sent as.
@@ -133,17 +129,14 @@ export class SharedWriter {
         if (!isSame) throw new StorageUnavailableError()
         const chunk = { index, size: body.size, offset: start, loose: 0 }
         const added = addChunk(isLookedAt ? accepted(current) : current, chunk, this.#parts.options.limits)
-        return withParts(placed(added), parts).session
+        return withPart(placed(added), part).session
       })
-      for (const part of parts) {
-        const { start: from, end } = partRange(stored, part)
-        this.#parts.emit('part', { session: stored, partNumber: part, size: end - from })
-      }
+      this.#parts.emit('part', { session: stored, partNumber: part, size: body.size })
       return writtenOf(stored, body, false)
     } catch (error) {
-      if (error === taken) return this.#yieldParts(writing, body, parts)
-      // Other chunks have come to the same parts meanwhile.
-      if (isNexusUploaderError(error) && error.code === 'CHUNK_OVERLAP') await this.#takeBack(session.id, parts)
+      if (error === taken) return this.#yieldPart(writing, body, part)
+      // A longer chunk has come to the same part meanwhile.
+      if (isNexusUploaderError(error) && error.code === 'CHUNK_OVERLAP') await this.#takeBack(session.id, part)
       throw error
     }
   }
@@ -152,24 +145,24 @@ export class SharedWriter {
    * Another request has recorded this chunk while its part was on its way. With the same bytes the part is the same. With
    * others nobody knows which of the two the storage holds now: what it may have replaced is taken back.
    */
-  async #yieldParts({ request }: Writing, body: ReceivedBody, parts: readonly number[]): Promise<ChunkWritten> {
+  async #yieldPart({ request }: Writing, body: ReceivedBody, part: number): Promise<ChunkWritten> {
     const session = await this.#active(request.uploadId)
     const existing = findChunk(session.chunks, request.index)
     if (existing && (await this.#isSame(session, existing, body))) {
       return writtenOf(await keepAlive(this.#parts, session.id), body, true)
     }
-    await this.#takeBack(session.id, parts)
+    await this.#takeBack(session.id, part)
     throw chunkConflict()
   }
 
-  async #takeBack(uploadId: string, parts: readonly number[]): Promise<void> {
+  async #takeBack(uploadId: string, part: number): Promise<void> {
     let freed: readonly number[] = []
     await this.#parts.sessions.update(uploadId, (current) => {
       requireActive(current)
-      const { start } = partRange(current, parts[0] ?? 1)
+      const { start } = partRange(current, part)
       // What takes the place of a beginning that has passed is looked at again, all of it.
       const first = start < beginning ? Math.ceil(beginning / current.partSize) : 0
-      const without = withoutParts(current, [...Array.from({ length: first }, (_, i) => i + 1), ...parts])
+      const without = withoutParts(current, [...Array.from({ length: first }, (_, i) => i + 1), part])
       freed = without.freed
       return withoutChunk(without.session, start)
     })

@@ -1,17 +1,18 @@
+import { crc32 } from 'node:zlib'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { type Chunk, trueOffset } from '../../src/engine/chunk-map.ts'
 import { partRange } from '../../src/engine/part-plan.ts'
 import {
   allPieces,
-  directParts,
+  directPart,
   holdsPart,
   otherParts,
   piecesIn,
   placed,
   sendsParts,
   withoutParts,
-  withParts,
+  withPart,
 } from '../../src/engine/piece-map.ts'
 import { addToSpans, countSpans, spansInclude } from '../../src/engine/ranges.ts'
 import type { ChunkRun, MultipartStorage, Span, UploadSession } from '../../src/types.ts'
@@ -128,36 +129,37 @@ describe('parts', () => {
     expect(sendsParts(storage, upload([], { totalSize: 11, partial: true }))).toBe(false)
   })
 
-  it('are what a chunk consists of when it begins and ends with parts, or with the file', () => {
+  it('are sent as chunks that are exactly one, and not as longer ones', () => {
     const direct = (session: UploadSession, index: number, size: number) =>
-      directParts(storage, session, { index, size })
+      directPart(storage, session, { index, size })
     const ten = upload([], { totalSize: 35, chunkSize: 10 })
-    expect(direct(ten, 0, 10)).toEqual([1])
-    expect(direct(ten, 1, 20)).toEqual([2, 3])
-    expect(direct(ten, 3, 5)).toEqual([4])
-    expect(direct(ten, 2, 15)).toEqual([3, 4])
-    expect(direct(ten, 3, 4)).toEqual([])
-    expect(direct(ten, 1, 9)).toEqual([])
-    expect(direct(ten, 1, 0)).toEqual([])
-    expect(direct(upload([], { totalSize: 35, chunkSize: 5 }), 1, 10)).toEqual([])
-    expect(direct(upload([], { totalSize: 35, chunkSize: 5 }), 1, 5)).toEqual([])
-    expect(direct(upload([], { totalSize: 35 }), 1, 10)).toEqual([])
-    expect(direct(upload([], { totalSize: 35 }), 0, 10)).toEqual([1])
-    expect(direct(upload([], { chunkSize: 10 }), 0, 10)).toEqual([])
-    expect(direct({ ...ten, checksum: 'md5:x' }, 0, 10)).toEqual([])
-    expect(directParts(undefined, ten, { index: 0, size: 10 })).toEqual([])
+    expect(direct(ten, 0, 10)).toBe(1)
+    expect(direct(ten, 1, 20)).toBeNull()
+    expect(direct(ten, 3, 5)).toBe(4)
+    expect(direct(ten, 2, 15)).toBeNull()
+    expect(direct(ten, 3, 4)).toBeNull()
+    expect(direct(ten, 1, 9)).toBeNull()
+    expect(direct(ten, 1, 0)).toBeNull()
+    expect(direct(upload([], { totalSize: 20, chunkSize: 10 }), 2, 0)).toBeNull()
+    expect(direct(upload([], { totalSize: 35, chunkSize: 5 }), 1, 10)).toBeNull()
+    expect(direct(upload([], { totalSize: 35, chunkSize: 5 }), 1, 5)).toBeNull()
+    expect(direct(upload([], { totalSize: 35 }), 1, 10)).toBeNull()
+    expect(direct(upload([], { totalSize: 35 }), 0, 10)).toBe(1)
+    expect(direct(upload([], { chunkSize: 10 }), 0, 10)).toBeNull()
+    expect(direct({ ...ten, checksum: 'md5:x' }, 0, 10)).toBeNull()
+    expect(directPart(undefined, ten, { index: 0, size: 10 })).toBeNull()
   })
 
   it('that are counted free the pieces that lie in sent parts altogether, and only those', () => {
     const numbers = fc.array(fc.integer({ min: 1, max: 8 }), { maxLength: 6 })
     fc.assert(
-      fc.property(rows, numbers, numbers, (sizes, before, added) => {
+      fc.property(rows, numbers, fc.integer({ min: 1, max: 8 }), (sizes, before, added) => {
         const chunks = inRow(sizes)
         const session = upload(chunks, {
           sentParts: before.reduce<Span[]>((spans, number) => addToSpans(spans, number), []),
         })
-        const { session: next, freed } = withParts(session, added)
-        const all = new Set([...before, ...added])
+        const { session: next, freed } = withPart(session, added)
+        const all = new Set([...before, added])
         expect(numbersIn(next.sentParts)).toEqual([...all].sort((a, b) => a - b))
         const isGone = ({ offset, size }: Chunk) =>
           Array.from({ length: size }, (_, i) => Math.floor(((offset ?? 0) + i) / 10) + 1).every((part) =>
@@ -171,16 +173,16 @@ describe('parts', () => {
   })
 
   it('that are counted free nothing of a piece whose place is not known, or that is empty', () => {
-    expect(withParts(upload([piece(1, null, 5)]), [1]).freed).toEqual([])
-    expect(withParts(upload([piece(0, 0, 0)]), [1]).freed).toEqual([])
-    expect(withParts(upload([sent(0, 0, 5)]), [1]).freed).toEqual([])
+    expect(withPart(upload([piece(1, null, 5)]), 1).freed).toEqual([])
+    expect(withPart(upload([piece(0, 0, 0)]), 1).freed).toEqual([])
+    expect(withPart(upload([sent(0, 0, 5)]), 1).freed).toEqual([])
   })
 
   it('make one chunk of what was appended and has left, and the pieces behind it follow', () => {
-    const appended = (chunks: readonly Chunk[], parts: readonly number[]) =>
-      withParts(upload(chunks, { appended: true }), parts)
+    const appended = (chunks: readonly Chunk[], part: number, before: readonly Span[] = []) =>
+      withPart(upload(chunks, { appended: true, sentParts: [...before] }), part)
     const row = inRow([4, 6, 5, 5, 3])
-    expect(appended(row, [1])).toMatchObject({
+    expect(appended(row, 1)).toMatchObject({
       freed: [1, 2],
       session: {
         chunks: [
@@ -191,10 +193,10 @@ describe('parts', () => {
         ],
       },
     })
-    expect(appended(row, [1, 2, 3]).session.chunks).toEqual([{ index: 0, count: 1, size: 23, offset: 0, loose: 0 }])
-    expect(appended(inRow([5, 6]), []).session.chunks).toEqual(runsOf(inRow([5, 6])))
+    expect(appended(row, 3, [[1, 2]]).session.chunks).toEqual([{ index: 0, count: 1, size: 23, offset: 0, loose: 0 }])
+    expect(appended(inRow([5, 6]), 2).session.chunks).toEqual(runsOf(inRow([5, 6])))
     const later = upload([sent(0, 0, 10), piece(1, 10, 10), piece(2, 20, 4)], { appended: true, sentParts: [[1, 1]] })
-    expect(withParts(later, [2]).session.chunks).toEqual([
+    expect(withPart(later, 2).session.chunks).toEqual([
       { index: 0, count: 1, size: 20, offset: 0, loose: 0 },
       { index: 1, count: 1, size: 4, offset: 20, loose: 3 },
     ])
@@ -264,7 +266,7 @@ describe('parts that must be sent again', () => {
   })
 })
 
-describe('a part with another CRC-32 than its chunk', () => {
+describe('a part with another CRC-32 than its chunks', () => {
   const listed = (sums: Readonly<Record<number, number | undefined>>) =>
     Object.entries(sums).map(([part, crc32]) => ({
       partNumber: Number(part),
@@ -287,11 +289,41 @@ describe('a part with another CRC-32 than its chunk', () => {
     expect(otherParts(session, listed({ 1: 10, 4: 10 }), (_, size) => size)).toEqual([4])
   })
 
-  it('is not told where one of the two is not known, or the chunk is not the whole part', () => {
+  it('is found where the part is several chunks', () => {
+    const size = fc.integer({ min: 1, max: 12 })
+    fc.assert(
+      fc.property(fc.array(size, { maxLength: 12 }), fc.nat(40), fc.nat(20), (sizes, broken, unknown) => {
+        const chunks = inRow(sizes).map((chunk) => ({ ...chunk, loose: 0 }))
+        const totalSize = sizes.reduce((sum, one) => sum + one, 0)
+        const file = Buffer.from(Array.from({ length: totalSize }, (_, i) => (i * 7) % 256))
+        const held = Buffer.from(file)
+        if (broken < totalSize) held[broken] = 255 - (held[broken] ?? 0)
+        const whole = upload(chunks, { totalSize })
+        const ranges = Array.from({ length: Math.ceil(totalSize / 10) }, (_, i) => partRange(whole, i + 1))
+        const parts = listed(
+          Object.fromEntries(ranges.map(({ start, end }, i) => [i + 1, crc32(held.subarray(start, end))])),
+        )
+        const crcOf = (index: number, of: number) => {
+          const { offset } = chunks[index] ?? {}
+          return index === unknown ? null : crc32(file.subarray(offset ?? 0, (offset ?? 0) + of))
+        }
+        // Of the part that differs all is known, and no chunk lies across its edges.
+        const isTold = ranges.map(({ start, end }) => {
+          const inside = chunks.filter(({ offset, size: of }) => (offset ?? 0) < end && (offset ?? 0) + of > start)
+          const isWhole = inside.every(({ offset, size: of }) => (offset ?? 0) >= start && (offset ?? 0) + of <= end)
+          return isWhole && start <= broken && broken < end && !inside.some(({ index }) => index === unknown)
+        })
+        expect(otherParts(whole, parts, crcOf)).toEqual(isTold.flatMap((told, i) => (told ? [i + 1] : [])))
+      }),
+      { numRuns: 1_000 },
+    )
+  })
+
+  it('is not told where one of the two is not known, or the chunks are not the whole part', () => {
     expect(otherParts(session, listed({ 1: undefined }), () => 5)).toEqual([])
     expect(otherParts(session, [], () => 5)).toEqual([])
     expect(otherParts(session, listed({ 1: 1 }), () => null)).toEqual([])
-    const within = { ...session, chunks: runsOf([sent(0, 0, 9), sent(1, 9, 1)]) }
+    const within = { ...session, chunks: runsOf([sent(0, 0, 8), sent(1, 9, 1)]) }
     expect(otherParts(within, listed({ 1: 1 }), () => 5)).toEqual([])
     const behind = { ...session, chunks: runsOf([sent(0, 5, 10)]) }
     expect(otherParts(behind, listed({ 1: 1 }), () => 5)).toEqual([])
