@@ -130,6 +130,12 @@ export function otherSize(expected: number, received: number): InvalidRequestErr
   })
 }
 
+export function chunkConflict(): UploadClosedError {
+  return new UploadClosedError('Other bytes were stored for this chunk and cannot be replaced any more.', {
+    code: 'CHUNK_CONFLICT',
+  })
+}
+
 /**
  * The session with the chunk counted, once, in the place of what its index held.
  * @throws NexusUploaderError when that would make the upload contradict itself

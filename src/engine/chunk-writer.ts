@@ -5,7 +5,15 @@ import type { ChunkWritten, UploadSession, WriteChunk } from '../types.ts'
 import { requireOpen } from './authorization.ts'
 import { parseChecksum, type ReceivedBody, receiveBody, type Sink } from './body.ts'
 import { type ByteRange, type Chunk, findChunk, leastOffset, trueOffset } from './chunk-map.ts'
-import { addChunk, type ChunkPlan, checkSize, otherSize, planChunk, planSizedChunk } from './chunk-plan.ts'
+import {
+  addChunk,
+  type ChunkPlan,
+  checkSize,
+  chunkConflict,
+  otherSize,
+  planChunk,
+  planSizedChunk,
+} from './chunk-plan.ts'
 import type { Claim } from './claims.ts'
 import { refuseDirect } from './direct-uploads.ts'
 import type { EngineParts } from './engine-options.ts'
@@ -306,12 +314,6 @@ export class ChunkWriter {
 
 export function writtenOf(session: UploadSession, { size, crc }: ReceivedBody, duplicate: boolean): ChunkWritten {
   return { session, size, duplicate, ...(session.recognizable && { crc32: crc }) }
-}
-
-export function chunkConflict(): UploadClosedError {
-  return new UploadClosedError('Other bytes were stored for this chunk and cannot be replaced any more.', {
-    code: 'CHUNK_CONFLICT',
-  })
 }
 
 /** Whether bytes of the chunk have left for the storage, or bytes of a file whose checksum was verified with it. */

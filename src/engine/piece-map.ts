@@ -4,8 +4,9 @@
  */
 import type { ChunkRun, MultipartStorage, StoredPart, UploadSession } from '../types.ts'
 import { type ByteRange, merged, trueOffset } from './chunk-map.ts'
+import { chunkConflict } from './chunk-plan.ts'
 import { crc32Combine } from './crc32-combine.ts'
-import { partNumberAt, partRange, usesParts } from './part-plan.ts'
+import { isSent, partNumberAt, partRange, usesParts } from './part-plan.ts'
 import { addToSpans, spansInclude } from './ranges.ts'
 
 /** Bytes of one piece. */
@@ -23,22 +24,36 @@ export interface Freed {
   readonly freed: readonly number[]
 }
 
-/** The session with the places filled in that are known by now. */
+/**
+ * The session with every piece at the place that is known by now, also when it was another before lower chunks were taken
+ * back, or at none.
+ * @throws UploadClosedError when bytes that have left would have another place
+ */
 export function placed(session: UploadSession): UploadSession {
   let next = 0
   let offset = 0
-  let found = false
+  let isChanged = false
   const chunks = session.chunks.map((run) => {
     if (session.chunkSize !== null) offset = run.index * session.chunkSize
-    else if (run.index !== next) return run
-    const place = offset
-    next = run.index + run.count
-    offset += run.count * run.size
-    if (run.offset !== null) return run
-    found = true
+    const place = session.chunkSize !== null || run.index === next ? offset : null
+    if (place !== null) {
+      next = run.index + run.count
+      offset += run.count * run.size
+    }
+    if (run.offset === place) return run
+    if (hasLeft(session, run)) {
+      if (place === null) return run
+      throw chunkConflict()
+    }
+    isChanged = true
     return { ...run, offset: place }
   })
-  return found ? { ...session, chunks } : session
+  return isChanged ? { ...session, chunks } : session
+}
+
+/** Whether any byte of the run is in a part. */
+function hasLeft(session: UploadSession, { offset, count, size, loose }: ChunkRun): boolean {
+  return loose === 0 || (offset !== null && isSent(session, { start: offset, end: offset + count * size }))
 }
 
 /** The pieces that make up the range, in order; `null` when not all of it lies in pieces. */
@@ -117,7 +132,7 @@ function joined(chunks: readonly ChunkRun[]): ChunkRun[] {
 
 /**
  * The session without these parts and without every chunk that has bytes in them: other bytes may have been sent in
- * their place. They have to be sent again.
+ * their place. They have to be sent again, and until then nobody knows where the pieces behind them belong.
  */
 export function withoutParts(session: UploadSession, partNumbers: readonly number[]): Freed {
   const gone = new Set(partNumbers)
@@ -139,7 +154,7 @@ export function withoutParts(session: UploadSession, partNumbers: readonly numbe
     Array.from({ length: last - first + 1 }, (_, i) => first + i).filter((part) => !gone.has(part)),
   )
   const sentParts = kept.reduce<UploadSession['sentParts']>(addToSpans, [])
-  return { session: { ...session, chunks: merged(chunks), sentParts }, freed }
+  return { session: placed({ ...session, chunks: merged(chunks), sentParts }), freed }
 }
 
 /** The parts that are whole chunks, one or several, and do not have the CRC-32 that was recorded with these. */

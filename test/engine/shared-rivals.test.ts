@@ -1,7 +1,8 @@
 /** Uploads that are staged in the storage, when requests bring different bytes for the same place of the file. */
 import { describe, expect, it } from 'vitest'
 import type { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
-import { bytes } from '../support/random.ts'
+import type { UploadSession } from '../../src/types.ts'
+import { bytes, cut } from '../support/random.ts'
 import { partSize, sharedNodes, sharedStorage } from '../support/shared-nodes.ts'
 import { eventually } from '../support/tus-client.ts'
 
@@ -94,5 +95,53 @@ describe('a chunk that is a part', () => {
     await expect(a.complete(id)).rejects.toMatchObject({ status: 409, missing: [[1, 2]] })
     for (const [i, chunk] of smaller.entries()) await a.write(id, i + 1, chunk)
     expect(storage.read((await b.complete(id)).key)?.equals(file)).toBe(true)
+  })
+})
+
+describe('a chunk in the place of one that was taken back', () => {
+  /** Chunks 1 and 2 of this size have come, and two other first ones of one part each. */
+  async function withoutFirst(totalSize: number, rest: readonly Buffer[], sent: UploadSession['sentParts']) {
+    const { a, b, storage } = twoNodes()
+    const id = await a.create(totalSize)
+    for (const [i, chunk] of rest.entries()) await a.write(id, i + 1, chunk)
+    const part = slowPart(storage, bytes(partSize, 98))
+    const rival = b.write(id, 0, bytes(partSize, 98))
+    rival.catch(() => {})
+    await part.begun
+    await a.write(id, 0, bytes(partSize, 99))
+    await eventually(async () => expect((await a.get(id)).sentParts).toEqual(sent))
+    part.arrive('stored')
+    await expect(rival).rejects.toMatchObject({ code: 'CHUNK_CONFLICT' })
+    expect((await a.get(id)).chunks[0]?.index).toBe(1)
+    return { a, b, storage, id }
+  }
+
+  it.each([partSize / 2, partSize / 2 + 1, partSize + 1, 2 * partSize])(
+    'is refused when it would move bytes that have left (%i bytes)',
+    async (size) => {
+      const file = bytes(4 * partSize)
+      const chunks = cut(file, partSize)
+      const rest = chunks.slice(1, 3)
+      const { a, b, storage, id } = await withoutFirst(file.length, rest, [[1, 3]])
+      const record = await a.get(id)
+      expect(record.sentParts).toEqual([[2, 3]])
+      await expect(b.write(id, 0, bytes(size))).rejects.toMatchObject({ status: 409 })
+      expect((await a.get(id)).chunks).toEqual(record.chunks)
+      await eventually(async () => expect(storage.stagedKeys()).toEqual([]))
+      for (const index of [3, 0]) await a.write(id, index, chunks[index] as Buffer)
+      expect(storage.read((await b.complete(id)).key)?.equals(file)).toBe(true)
+    },
+  )
+
+  it.each([0.75, 1, 1.25])('moves the pieces behind it when it has %f of its size', async (size) => {
+    const rest = [bytes(partSize / 4, 1), bytes(partSize / 4, 2)]
+    const { a, b, storage, id } = await withoutFirst(3 * partSize, rest, [[1, 1]])
+    const first = bytes(size * partSize, 3)
+    const last = bytes((2.5 - size) * partSize, 4)
+    await b.write(id, 0, first)
+    await a.write(id, 3, last)
+    const { key } = await a.complete(id)
+    expect(storage.read(key)?.equals(Buffer.concat([first, ...rest, last]))).toBe(true)
+    await eventually(async () => expect(storage.stagedKeys()).toEqual([]))
   })
 })

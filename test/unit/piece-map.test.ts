@@ -51,7 +51,7 @@ function inRow(sizes: readonly number[]): Chunk[] {
 const rows = fc.array(fc.integer({ min: 1, max: 14 }), { maxLength: 8 })
 
 describe('places that become known', () => {
-  it('are filled in, and nothing else changes', () => {
+  it('are those of the pieces, also where they had another before, or are not known any more', () => {
     const sizes = fc.array(fc.record({ index: fc.nat(6), size: fc.integer({ min: 1, max: 3 }), known: fc.boolean() }))
     fc.assert(
       fc.property(sizes, fc.boolean(), (inputs, declared) => {
@@ -61,11 +61,30 @@ describe('places that become known', () => {
           return piece(index, offset, declared ? 3 : size)
         })
         const session = upload(chunks, { chunkSize: declared ? 3 : null })
-        const expected = session.chunks.map((run) => ({ ...run, offset: run.offset ?? trueOffset(session, run.index) }))
+        const expected = session.chunks.map((run) => ({ ...run, offset: trueOffset(session, run.index) }))
         expect(placed(session).chunks).toEqual(expected)
       }),
       { numRuns: 500 },
     )
+  })
+
+  it('are not those of bytes that have left', () => {
+    const conflict = expect.objectContaining({ code: 'CHUNK_CONFLICT', status: 409 })
+    const first = piece(0, 0, 5)
+    expect(() => placed(upload([first, sent(1, 10, 10)]))).toThrow(conflict)
+    // The first part, or the last, that the piece had bytes in.
+    for (const sentParts of [[[2, 2]], [[3, 3]]] satisfies Span[][]) {
+      expect(() => placed(upload([first, piece(1, 15, 10)], { sentParts }))).toThrow(conflict)
+      const unknown = upload([piece(1, 15, 10)], { sentParts })
+      expect(placed(unknown)).toBe(unknown)
+    }
+    const others = upload([first, piece(1, 15, 10)], {
+      sentParts: [
+        [1, 1],
+        [4, 4],
+      ],
+    })
+    expect(placed(others).chunks).toMatchObject([{ offset: 0 }, { offset: 5 }])
   })
 
   it('leave a record alone that has them all, or that none is known for', () => {
@@ -228,7 +247,13 @@ describe('parts that must be sent again', () => {
           }
         }
         const { session: next, freed } = withoutParts(session, asked)
-        expect(next.chunks).toEqual(runsOf(kept))
+        const isBehindGap = ({ index }: Chunk) => kept.filter((other) => other.index < index).length < index
+        const hasLeft = (chunk: Chunk) =>
+          chunk.loose === 0 || [...partsOf(chunk)].some((part) => before.includes(part) && !gone.has(part))
+        const placeless = kept.map((chunk) =>
+          isBehindGap(chunk) && !hasLeft(chunk) ? { ...chunk, offset: null } : chunk,
+        )
+        expect(next.chunks).toEqual(runsOf(placeless))
         expect(numbersIn(next.sentParts)).toEqual(
           [...new Set(before)].filter((part) => !gone.has(part)).sort((a, b) => a - b),
         )
@@ -261,7 +286,7 @@ describe('parts that must be sent again', () => {
       },
       freed: [],
     })
-    const loose = uploadRecord({ chunks: [{ index: 0, count: 2, size: 4, offset: null, loose: 1 }] })
+    const loose = uploadRecord({ chunks: [{ index: 1, count: 2, size: 4, offset: null, loose: 1 }] })
     expect(withoutParts(loose, [1]).session.chunks).toEqual(loose.chunks)
   })
 })
