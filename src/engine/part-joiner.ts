@@ -80,7 +80,8 @@ export class PartJoiner {
 
   /**
    * A request with other bytes for a chunk may have been given up, or its node have died, and its part replace the one that
-   * counts all the same. Nobody has the right bytes but the client: the chunk is taken back.
+   * counts all the same. Nobody has the right bytes but the client: the chunk is taken back. With a checksum of the whole file
+   * all of them are, as it can only be verified again when all bytes are in pieces again.
    */
   async #requireRecorded(session: UploadSession, listed: readonly StoredPart[]): Promise<void> {
     const isKnown = listed.some(({ crc32 }) => crc32 !== undefined)
@@ -88,8 +89,9 @@ export class PartJoiner {
     const others = otherParts(session, listed, await sumsOf(this.#parts, session))
     if (others.length === 0) return
     let left = session
+    const gone = session.verified === undefined ? others : listed.map(({ partNumber }) => partNumber)
     await stillOurs(this.#parts, session, (current) => {
-      left = withoutChunk(withoutParts(current, others).session, partRange(current, others[0] ?? 1).start)
+      left = withoutChunk(withoutParts(current, gone).session, partRange(current, gone[0] ?? 1).start)
       return left
     })
     requireWhole(left)
