@@ -147,7 +147,8 @@ describe('a completer', () => {
     const code = (fields: Partial<UploadSession>, checksum: string | null) =>
       (caught(() => requireVerified(uploadRecord(fields), checksum)) as { code?: string } | null)?.code
     expect(code({}, null)).toBeUndefined()
-    expect(code({ checksum: 'md5:x' }, 'md5:x')).toBeUndefined()
+    expect(code({ checksum: 'md5:x' }, 'md5:x')).toBe('CHECKSUM_TOO_LATE')
+    expect(code({ checksum: 'md5:x', verified: 'md5:y' }, 'md5:x')).toBeUndefined()
     expect(code({ verified: 'md5:x' }, 'md5:x')).toBeUndefined()
     expect(code({ checksum: 'md5:y', verified: 'md5:z' }, 'md5:x')).toBe('CHECKSUM_TOO_LATE')
   })
