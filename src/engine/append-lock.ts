@@ -7,6 +7,7 @@ import type { Lock } from '../types.ts'
 import type { Claim } from './claims.ts'
 import type { EngineParts } from './engine-options.ts'
 import { hasCode } from './processes.ts'
+import { within } from './waiting.ts'
 
 /** How long a newcomer waits for a holder to let go, ms: less than the two seconds after which clients wonder. */
 const patience = 1_500
@@ -32,11 +33,10 @@ export async function acquireAppendLock(
   onYield: () => void,
   signal: AbortSignal,
 ): Promise<AppendLock> {
-  const limit = AbortSignal.any([signal, AbortSignal.timeout(patience)])
   const deadline = performance.now() + patience
-  const lock = await parts.options.locker
-    .acquire(uploadId, { signal: limit, onReleaseRequested: onYield })
-    .catch((error) => Promise.reject(asLocked(error, signal)))
+  const lock = await within(signal, patience, (limit) =>
+    parts.options.locker.acquire(uploadId, { signal: limit, onReleaseRequested: onYield }),
+  ).catch((error) => Promise.reject(asLocked(error, signal)))
   try {
     const claim = await claimTail(parts, uploadId, onYield, Math.max(1, deadline - performance.now()), signal)
     const watch = claim && setInterval(() => void lookForRequest(parts, uploadId, onYield), watchEvery).unref()

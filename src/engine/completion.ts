@@ -25,7 +25,7 @@ import type { Pieces } from './pieces.ts'
 import { dropToken, isDead, takeToken } from './processes.ts'
 import type { Change } from './session-updates.ts'
 import type { Settler } from './settler.ts'
-import { withDeadline } from './waiting.ts'
+import { inTime, withDeadline } from './waiting.ts'
 import { requireWhole } from './wholeness.ts'
 
 const renewEvery = 10_000
@@ -235,8 +235,7 @@ export class Completion {
   async #tellHook(session: UploadSession, object: StoredObject, by: string, context: unknown): Promise<void> {
     try {
       const { hooks, storageTimeout } = this.#parts.options
-      const told = Promise.resolve(hooks.onComplete?.(session, object, context))
-      await withDeadline(told, AbortSignal.any([this.#parts.closing, AbortSignal.timeout(storageTimeout)]))
+      await inTime(this.#parts.closing, storageTimeout, async () => hooks.onComplete?.(session, object, context))
     } catch (cause) {
       if (isNexusUploaderError(cause) && isVerdict(cause)) await this.#refuse(session, by, cause)
       throw isNexusUploaderError(cause) ? cause : hookFailed(cause)

@@ -20,7 +20,7 @@ import type {
 import { requireOpen } from './authorization.ts'
 import type { EngineParts } from './engine-options.ts'
 import { objectInfo, openMultipart } from './multipart-opening.ts'
-import { withDeadline } from './waiting.ts'
+import { inTime } from './waiting.ts'
 
 export class DirectUploads {
   readonly #parts: EngineParts
@@ -99,8 +99,7 @@ export class DirectUploads {
 
   #call<Result>(call: (signal: AbortSignal) => Promise<Result>): Promise<Result> {
     const { closing, options } = this.#parts
-    const limit = AbortSignal.any([closing, AbortSignal.timeout(options.storageTimeout)])
-    return withDeadline(call(limit), limit)
+    return inTime(closing, options.storageTimeout, call)
   }
 }
 

@@ -22,7 +22,7 @@ import type { EngineOptions, EngineParts } from './engine-options.ts'
 import { canBe } from './media-types.ts'
 import { isSent, partRange } from './part-plan.ts'
 import type { FilePiece } from './staged-files.ts'
-import { withDeadline } from './waiting.ts'
+import { inTime } from './waiting.ts'
 
 /** What file-type asks for to recognise every type it knows, bytes. */
 export const beginning = 4100
@@ -207,8 +207,9 @@ export class FirstBytes {
       ) {
         throw otherType(session.mimeType, detected, limits.allowedMimeTypes)
       }
-      const limit = AbortSignal.any([this.#parts.closing, AbortSignal.timeout(storageTimeout)])
-      await withDeadline(Promise.resolve(hooks.onFirstBytes?.(session, { bytes, detected }, request.context)), limit)
+      await inTime(this.#parts.closing, storageTimeout, async () =>
+        hooks.onFirstBytes?.(session, { bytes, detected }, request.context),
+      )
     } catch (cause) {
       if (!isNexusUploaderError(cause)) throw hookFailed(cause)
       throw cause.status < 500 && !cause.retryable ? new Refused(cause) : cause

@@ -15,7 +15,7 @@ import { requireVerified, stillOurs, wholeChecksums } from './publishing.ts'
 import type { Settler } from './settler.ts'
 import { SharedStorer } from './shared-storer.ts'
 import type { FilePiece } from './staged-files.ts'
-import { asStorageError, withDeadline } from './waiting.ts'
+import { asStorageError, withDeadline, within } from './waiting.ts'
 
 /** How long to wait for writers of other processes before their bytes are copied around them, ms. */
 const patience = 30_000
@@ -107,16 +107,17 @@ export class ObjectStorer {
         await this.#verify(session, checksum, [{ path, start: 0, size }], signal)
         await staging.syncFile(path)
       }
-      const limit = AbortSignal.any([signal, AbortSignal.timeout(options.storageTimeout)])
-      const info = objectInfo(session, limit)
       const handsOver = storage.adoptFile !== undefined
       await stillOurs(this.#parts, session, (current) => ({
         ...current,
         handedOver: handsOver || current.handedOver,
         ...(found !== null && checksum !== null && { verified: checksum }),
       }))
-      if (storage.adoptFile) return await withDeadline(storage.adoptFile(session.key, path, info), limit)
-      return await this.#upload(session, staging.partBody(session.id, 1, size), info, limit)
+      return await within(signal, options.storageTimeout, (limit) => {
+        const info = objectInfo(session, limit)
+        if (storage.adoptFile) return withDeadline(storage.adoptFile(session.key, path, info), limit)
+        return this.#upload(session, staging.partBody(session.id, 1, size), info, limit)
+      })
     } finally {
       await claim.release()
     }
@@ -140,9 +141,10 @@ export class ObjectStorer {
   ): Promise<string> {
     const { staging, options } = this.#parts
     await this.#verify(session, checksum, pieces, signal)
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(options.storageTimeout)])
     await stillOurs(this.#parts, session)
-    return this.#upload(session, staging.joinedBody(pieces), objectInfo(session, limit), limit)
+    return within(signal, options.storageTimeout, (limit) =>
+      this.#upload(session, staging.joinedBody(pieces), objectInfo(session, limit), limit),
+    )
   }
 
   #verify(

@@ -18,7 +18,7 @@ import type { PartSender } from './part-sender.ts'
 import { otherParts, withoutParts } from './piece-map.ts'
 import { isSameLease, stillOurs } from './publishing.ts'
 import { addToSpans, countSpans } from './ranges.ts'
-import { withDeadline } from './waiting.ts'
+import { inTime, withDeadline, within } from './waiting.ts'
 import { requireWhole } from './wholeness.ts'
 
 export class PartJoiner {
@@ -62,16 +62,16 @@ export class PartJoiner {
     expected: readonly StoredPart[],
     signal: AbortSignal,
   ): Promise<string | null> {
-    const { storage, storageTimeout } = this.#parts.options
+    const { storageTimeout, storage } = this.#parts.options
+    const { multipart } = storage
     // Pieces in the storage are sent by several nodes, and only a list shows whether a late one has replaced a part.
-    if (!storage.multipart?.sentParts || session.multipartId === null || session.staged === 'storage') return null
+    if (!multipart?.sentParts || session.multipartId === null || session.staged === 'storage') return null
     const ref = { fileKey: session.key, multipartId: session.multipartId }
-    const sent = storage.multipart.sentParts(ref)
+    const sent = multipart.sentParts(ref)
     if (!areAll(expected, sent)) return null
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(storageTimeout)])
     await stillOurs(this.#parts, session)
     try {
-      return await withDeadline(storage.multipart.complete(ref, sent, objectInfo(session, limit)), limit)
+      return await inTime(signal, storageTimeout, (limit) => multipart.complete(ref, sent, objectInfo(session, limit)))
     } catch (error) {
       if (toNexusUploaderError(error).status !== 502) throw error
       return null
@@ -115,24 +115,26 @@ export class PartJoiner {
     agree: (listed: readonly StoredPart[]) => Promise<void>,
   ): Promise<string> {
     const { storage, storageTimeout } = this.#parts.options
-    if (!storage.multipart || session.multipartId === null) throw new StorageUnavailableError()
+    const { multipart } = storage
+    if (!multipart || session.multipartId === null) throw new StorageUnavailableError()
     const ref = { fileKey: session.key, multipartId: session.multipartId }
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(storageTimeout)])
-    await stillOurs(this.#parts, session)
-    const held = await withDeadline(storage.multipart.listParts(ref, limit), limit)
-    // One behind the end was sent before the end was known. The storage drops what is not named.
-    const listed = session.direct ? held : (held?.filter(({ partNumber }) => partNumber <= expected.length) ?? null)
-    const info = objectInfo(session, limit)
-    if (listed === null) {
-      // Closed already: by an earlier completion whose answer was lost, or by somebody else. The adapter looks.
-      try {
-        return await withDeadline(storage.multipart.complete(ref, expected, info), limit)
-      } catch (error) {
-        throw await this.#closedWithoutObject(session, error)
+    return within(signal, storageTimeout, async (limit) => {
+      await stillOurs(this.#parts, session)
+      const held = await withDeadline(multipart.listParts(ref, limit), limit)
+      // One behind the end was sent before the end was known. The storage drops what is not named.
+      const listed = session.direct ? held : (held?.filter(({ partNumber }) => partNumber <= expected.length) ?? null)
+      const info = objectInfo(session, limit)
+      if (listed === null) {
+        // Closed already: by an earlier completion whose answer was lost, or by somebody else. The adapter looks.
+        try {
+          return await withDeadline(multipart.complete(ref, expected, info), limit)
+        } catch (error) {
+          throw await this.#closedWithoutObject(session, error)
+        }
       }
-    }
-    await agree(listed)
-    return withDeadline(storage.multipart.complete(ref, listed, info), limit)
+      await agree(listed)
+      return withDeadline(multipart.complete(ref, listed, info), limit)
+    })
   }
 
   /** Only the adapter's certainty that there is no object ends the upload; an outage does not. */

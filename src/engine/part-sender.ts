@@ -10,7 +10,7 @@ import { DiskParts, type PartSource, StoredParts, takesParts } from './part-sour
 import { sendsParts } from './piece-map.ts'
 import type { Pieces } from './pieces.ts'
 import { spansInclude } from './ranges.ts'
-import { bounded, withDeadline } from './waiting.ts'
+import { bounded, inTime, withDeadline } from './waiting.ts'
 
 /** A client waits with its next chunk while this many whole parts of its upload are queued on disk. */
 const maxQueuedParts = 5
@@ -282,8 +282,7 @@ export class PartSender {
   }
 
   #call<Result>(signal: AbortSignal, call: (signal: AbortSignal) => Promise<Result>): Promise<Result> {
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(this.#parts.options.storageTimeout)])
-    return withDeadline(call(limit), limit)
+    return inTime(signal, this.#parts.options.storageTimeout, call)
   }
 
   async #withSlot<Result>(signal: AbortSignal, task: () => Promise<Result>): Promise<Result> {

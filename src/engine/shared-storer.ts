@@ -8,7 +8,7 @@ import { usesParts } from './part-plan.ts'
 import type { PartSender } from './part-sender.ts'
 import type { Pieces } from './pieces.ts'
 import { requireVerified, stillOurs, wholeChecksums } from './publishing.ts'
-import { withDeadline } from './waiting.ts'
+import { withDeadline, within } from './waiting.ts'
 
 export class SharedStorer {
   readonly #parts: EngineParts
@@ -33,15 +33,16 @@ export class SharedStorer {
     const { storage, storageTimeout } = this.#parts.options
     await this.#verify(session, checksum, signal)
     const refs = await this.#pieces.find(session, { start: 0, end: session.totalSize ?? 0 })
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(storageTimeout)])
     await stillOurs(this.#parts, session)
-    const stream = this.#pieces.stream(refs, limit)
-    try {
-      const info = objectInfo(session, limit)
-      return await withDeadline(storage.upload(session.key, stream, info.mimeType, info), limit)
-    } finally {
-      stream.destroy()
-    }
+    return within(signal, storageTimeout, async (limit) => {
+      const stream = this.#pieces.stream(refs, limit)
+      try {
+        const info = objectInfo(session, limit)
+        return await withDeadline(storage.upload(session.key, stream, info.mimeType, info), limit)
+      } finally {
+        stream.destroy()
+      }
+    })
   }
 
   async #verifyParts(session: UploadSession, checksum: string, signal: AbortSignal): Promise<void> {

@@ -1,6 +1,6 @@
 /** Sweeping what all nodes share is the work of one node at a time. */
-import type { Lock } from '../types.ts'
 import type { EngineParts } from './engine-options.ts'
+import { within } from './waiting.ts'
 
 /** No upload has this id. */
 const key = 'nexus-uploader sweep'
@@ -11,14 +11,13 @@ const patience = 500
 export async function oneAtATime(parts: EngineParts, task: () => Promise<void>): Promise<void> {
   const { locker } = parts.options
   if (!locker.shared) return task()
-  const limit = AbortSignal.any([parts.closing, AbortSignal.timeout(patience)])
-  let lock: Lock
-  try {
-    lock = await locker.acquire(key, { signal: limit, onReleaseRequested: () => {} })
-  } catch (error) {
-    if (limit.aborted) return
-    throw error
-  }
+  const lock = await within(parts.closing, patience, (limit) =>
+    locker.acquire(key, { signal: limit, onReleaseRequested: () => {} }).catch((error: unknown) => {
+      if (limit.aborted) return null
+      throw error
+    }),
+  )
+  if (!lock) return
   try {
     await task()
   } finally {

@@ -40,22 +40,45 @@ export function follow(signal: AbortSignal | undefined, controller: AbortControl
   return () => signal?.removeEventListener('abort', onAbort)
 }
 
+/**
+ * Gives the task a signal that aborts with `signal`, or after `time` ms. An `AbortSignal.timeout` within an `AbortSignal.any`
+ * would not do: Node 20 lets the garbage collector have it, and it never aborts.
+ */
+export async function within<Result>(
+  signal: AbortSignal,
+  time: number,
+  task: (limit: AbortSignal) => Promise<Result>,
+): Promise<Result> {
+  const stop = new AbortController()
+  const unlink = follow(signal, stop)
+  const late = () => stop.abort(new DOMException('That took too long.', 'TimeoutError'))
+  const timer = setTimeout(late, time).unref()
+  try {
+    return await task(stop.signal)
+  } finally {
+    clearTimeout(timer)
+    unlink()
+  }
+}
+
+/** A call that ends with the signal, or when it has taken too long, also when it looks at neither. */
+export function inTime<Result>(
+  signal: AbortSignal,
+  time: number,
+  call: (limit: AbortSignal) => Promise<Result>,
+): Promise<Result> {
+  return within(signal, time, (limit) => withDeadline(call(limit), limit))
+}
+
 /** A storage call that ends with the engine, or when it has taken too long. */
 export async function bounded<Result>(
   { closing, options }: { readonly closing: AbortSignal; readonly options: { readonly storageTimeout: number } },
   call: (signal: AbortSignal) => Promise<Result>,
 ): Promise<Result> {
-  const stop = new AbortController()
-  const unlink = follow(closing, stop)
-  const late = () => stop.abort(new DOMException('The storage took too long.', 'TimeoutError'))
-  const timer = setTimeout(late, options.storageTimeout).unref()
   try {
-    return await withDeadline(call(stop.signal), stop.signal)
+    return await inTime(closing, options.storageTimeout, call)
   } catch (error) {
     throw asStorageError(error)
-  } finally {
-    clearTimeout(timer)
-    unlink()
   }
 }
 

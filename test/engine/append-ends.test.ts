@@ -1,5 +1,6 @@
 /** Appends to an upload whose length becomes known late, while the storage loses its answers. */
 import { PassThrough } from 'node:stream'
+import { setTimeout as pause } from 'node:timers/promises'
 import { expect, it } from 'vitest'
 import { receivedBytes } from '../../src/engine/chunk-map.ts'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
@@ -85,8 +86,10 @@ it.each(['disk', 'storage'] as const)(
     await eventually(async () => expect((await get(id)).sentParts).toEqual([[1, 2]]))
     const line = new PassThrough()
     const appending = expect(append(id, 210, line)).rejects.toMatchObject({ retryable: true })
-    line.write(file.subarray(210))
-    // On a disk, what comes slowly counts from time to time.
+    line.write(file.subarray(210, 230))
+    // On a disk, what comes slowly counts from time to time: with the next bytes at the latest.
+    await pause(600)
+    line.write(file.subarray(230))
     const counted = staging === 'disk' ? 250 : 210
     await eventually(async () => expect(receivedBytes((await get(id)).chunks)).toBe(counted))
     if (staging === 'disk') line.write(bytes(30, 3))

@@ -139,9 +139,9 @@ export const mutants: readonly Mutant[] = [
     name: 'a fresh key for every try to complete',
     promise: 'R5',
     file: 'src/engine/object-storer.ts',
-    find: 'if (storage.adoptFile) return await withDeadline(storage.adoptFile(session.key, path, info), limit)',
+    find: 'if (storage.adoptFile) return withDeadline(storage.adoptFile(session.key, path, info), limit)',
     replace:
-      "if (storage.adoptFile) return await withDeadline(storage.adoptFile(session.key + '-' + Math.random(), path, info), limit)",
+      "if (storage.adoptFile) return withDeadline(storage.adoptFile(session.key + '-' + Math.random(), path, info), limit)",
     tests: ['test/faults/crash.test.ts', 'test/engine/completion.test.ts', 'test/protocols/native.test.ts'],
   },
   {
