@@ -226,3 +226,8 @@ describe('the size of files', () => {
     expect(short, 'remove these from `longFiles`').toEqual([])
   })
 })
+
+it('no deadline is an AbortSignal.timeout within an AbortSignal.any, which Node 20 loses', () => {
+  const lost = sources.filter(({ text }) => /AbortSignal\.any\([^;]*AbortSignal\.timeout/.test(text))
+  expect(lost.map(({ file }) => file)).toEqual([])
+})
