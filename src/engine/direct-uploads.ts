@@ -42,6 +42,7 @@ export class DirectUploads {
     const opened = await openMultipart(this.#parts, multipart, session, (onDoubt) =>
       this.#call((signal) => direct.create(session.key, objectInfo(session, signal), onDoubt)),
     )
+    requireOpen(opened)
     await this.#keep(opened, lifetime)
     return this.#call(() => direct.signPart(refOf(opened), partNumber, lifetime))
   }

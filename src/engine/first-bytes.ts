@@ -16,7 +16,7 @@ import {
 import type { PartBody, UploadSession, WriteChunk } from '../types.ts'
 import type { Aborter } from './aborter.ts'
 import type { Sink } from './body.ts'
-import { type ByteRange, findChunk, prefix } from './chunk-map.ts'
+import { type ByteRange, findChunk, prefix, settledRanges } from './chunk-map.ts'
 import { composedPieces } from './composer.ts'
 import type { EngineOptions, EngineParts } from './engine-options.ts'
 import { canBe } from './media-types.ts'
@@ -168,8 +168,9 @@ export class FirstBytes {
   async #read(session: UploadSession): Promise<Buffer> {
     const size = Math.min(beginning, session.totalSize ?? beginning)
     if (!session.sources && isSent(session, { start: 0, end: size })) throw bytesGone()
+    if (session.staged === 'storage')
+      return this.#readStored(session, { start: 0, end: Math.min(size, joinedBytes(session)) })
     const range = { start: 0, end: size }
-    if (session.staged === 'storage') return this.#readStored(session, range)
     const pieces = session.sources ? await composedPieces(this.#parts, session, range) : this.#piecesOf(session, size)
     const buffers: Buffer[] = []
     await this.#parts.staging.read(pieces, (data) => buffers.push(data))
@@ -215,6 +216,11 @@ export class FirstBytes {
       throw cause.status < 500 && !cause.retryable ? new Refused(cause) : cause
     }
   }
+}
+
+/** How many bytes there are without a gap: nothing follows a chunk that is shorter than the declared size. */
+function joinedBytes(session: UploadSession): number {
+  return settledRanges(session).find(({ start }) => start === 0)?.end ?? 0
 }
 
 async function headOf(body: PartBody): Promise<Buffer> {

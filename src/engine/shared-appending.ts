@@ -217,6 +217,7 @@ export class SharedAppending implements AppendReceiver {
 
   async #storePart(run: Run, slice: Slice): Promise<void> {
     const opened = await this.#opening.open(run.session)
+    requireActive(opened)
     const partNumber = partNumberAt(opened, slice.from)
     const start = partRange(opened, partNumber).start
     const size = slice.to - start

@@ -117,10 +117,11 @@ export class SharedWriter {
     const { index } = writing.request
     const start = trueOffset(session, index)
     // Nothing that would be refused is sent: it would replace what others have sent as the same part.
-    addChunk(session, { index, size: body.size, offset: start, loose: 0 }, this.#parts.options.limits)
+    placed(addChunk(session, { index, size: body.size, offset: start, loose: 0 }, this.#parts.options.limits))
     const chunkBody = fileBody(path, 0, body.size)
     const isLookedAt = await this.#parts.firstBytes.admit(session, start ?? 0, chunkBody, writing.request)
     const opened = await this.#opening.open(session)
+    requireActive(opened)
     await this.#sender.send(opened, part, chunkBody)
     try {
       const stored = await this.#commit(writing, body, (current) => {

@@ -55,6 +55,10 @@ export async function within<Result>(
   const timer = setTimeout(late, time).unref()
   try {
     return await task(stop.signal)
+  } catch (error) {
+    // What the task has left behind ends with it.
+    stop.abort(error)
+    throw error
   } finally {
     clearTimeout(timer)
     unlink()

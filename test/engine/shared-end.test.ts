@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest'
 import { createUploadEngine } from '../../src/create-upload-engine.ts'
 import { MemorySessionStore } from '../../src/sessions/memory-session-store.ts'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
-import type { PartBody, StagingStorage, StorageAdapter } from '../../src/types.ts'
+import type { MultipartStorage, PartBody, StagingStorage, StorageAdapter } from '../../src/types.ts'
 import { testEngine } from '../support/engine.ts'
 import { bytes, cut } from '../support/random.ts'
 import { partSize, SharedSessionStore, sharedNodes, sharedStorage } from '../support/shared-nodes.ts'
@@ -33,6 +33,35 @@ function altered(storage: MemoryStorageAdapter, staging: Partial<StagingStorage>
 }
 
 describe('an upload that ends', () => {
+  it.each(['append', 'chunk'] as const)(
+    'while its multipart upload is opened for %s gets nothing more',
+    async (how) => {
+      const { nodes, storage } = sharedNodes(2, sharedStorage())
+      const [a, b] = nodes as [(typeof nodes)[0], (typeof nodes)[0]]
+      const multipart = storage.multipart as MultipartStorage
+      const { create, uploadPart } = multipart
+      const sent: string[] = []
+      multipart.uploadPart = (...args) => {
+        sent.push(args[0].multipartId)
+        return uploadPart.apply(multipart, args)
+      }
+      const id = await a.client.create(3 * partSize, how === 'chunk' ? { chunkSize: partSize } : {})
+      multipart.create = async (...args) => {
+        const multipartId = await create.apply(multipart, args)
+        await b.client.abort(id)
+        return multipartId
+      }
+      const body = Readable.from([bytes(how === 'chunk' ? partSize : 3 * partSize)])
+      const sending =
+        how === 'chunk'
+          ? a.client.write(id, 0, body)
+          : a.engine.append({ uploadId: id, protocol: 'native', offset: 0, body })
+      await expect(sending).rejects.toMatchObject({ status: 410, code: 'UPLOAD_ABORTED' })
+      expect(sent).toEqual([])
+      expect(storage.openMultipartUploads()).toEqual([])
+    },
+  )
+
   it.each([partSize, 3000])('by abort on another node leaves nothing (%i bytes)', async (size) => {
     const { nodes, storage } = sharedNodes(2, sharedStorage())
     const [a, b] = nodes as [(typeof nodes)[0], (typeof nodes)[0]]

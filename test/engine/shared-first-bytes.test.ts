@@ -329,3 +329,13 @@ describe('a hook that fails', () => {
     expect(looks).toBe(2)
   })
 })
+
+it('chunks behind one that is shorter than the declared size are received', async () => {
+  const { nodes } = sharedNodes(1, sharedStorage(), { hooks: { onFirstBytes: async () => {} } })
+  const [node] = nodes as [(typeof nodes)[0]]
+  const id = await node.client.create(null, { chunkSize: 2048 })
+  for (const [index, size] of [100, 2048, 2048, 2048].entries()) {
+    expect(await node.client.write(id, index, bytes(size))).toMatchObject({ size })
+  }
+  await expect(node.client.complete(id)).rejects.toMatchObject({ status: 409 })
+})

@@ -77,6 +77,20 @@ describe('a URL for a part', () => {
     expect(signed).toEqual([[{ fileKey: 'key', multipartId: 'opened' }, 1, 1_000]])
   })
 
+  it('is not given for an upload that ended while its multipart upload was opened', async () => {
+    const { direct, session, signed, multipart, parts } = world({ multipartId: null })
+    const aborted: unknown[] = []
+    Object.assign(multipart, { abort: async (ref: unknown) => void aborted.push(ref) })
+    multipart.direct.create = async () => {
+      await parts.sessions.update(session().id, (current) => ({ ...current, state: 'aborted', open: false }))
+      return 'late'
+    }
+    const signing = direct.signPart(session(), { uploadId: '', protocol: 'uppy', partNumber: 1, lifetime: 1_000 })
+    await expect(signing).rejects.toMatchObject({ code: 'UPLOAD_ABORTED', status: 410 })
+    expect(signed).toEqual([])
+    expect(aborted).toEqual([{ fileKey: 'key', multipartId: 'late' }])
+  })
+
   it('is not given for an upload that is completed, being completed, or of another kind', async () => {
     const sign = (fields: Partial<UploadSession>) => {
       const { direct, session } = world(fields)

@@ -1,10 +1,27 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
-import { asStorageError, bounded, follow, Turns, withDeadline } from '../../src/engine/waiting.ts'
+import { asStorageError, bounded, follow, Turns, withDeadline, within } from '../../src/engine/waiting.ts'
 import { InvalidRequestError, StorageError, StorageUnavailableError } from '../../src/errors.ts'
 
 const never = new Promise<string>(() => {})
 const timedOut = () => new DOMException('late', 'TimeoutError')
+
+describe('a limit', () => {
+  it('aborts what a failed task has left behind, and nothing after a task that has worked', async () => {
+    const { signal } = new AbortController()
+    const limits: AbortSignal[] = []
+    const failure = new Error('failure')
+    const failing = within(signal, 60_000, async (limit) => {
+      limits.push(limit)
+      throw failure
+    })
+    await expect(failing).rejects.toBe(failure)
+    expect(limits[0]?.reason).toBe(failure)
+    expect(await within(signal, 5, async (limit) => limits.push(limit))).toBe(2)
+    await sleep(20)
+    expect(limits[1]?.aborted).toBe(false)
+  })
+})
 
 describe('a wait with a deadline', () => {
   it('ends with the result, or with the failure', async () => {
