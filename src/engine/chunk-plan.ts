@@ -109,8 +109,8 @@ function placeOf(session: UploadSession, index: number, maxSize: number, total: 
 export function checkSize(session: UploadSession, index: number, size: number, limits: UploadLimits): void {
   const mayBeEmpty = session.totalSize === 0 || (session.totalSize === null && index === 0)
   // A completion that failed has said how large the file is; what was stored before is still welcome again.
-  const isStored = findChunk(session.chunks, index)?.size === 0
-  if (size === 0 && !mayBeEmpty && !isStored) {
+  const isStored = () => findChunk(session.chunks, index)?.size === 0
+  if (size === 0 && !mayBeEmpty && !isStored()) {
     throw new InvalidRequestError('The chunk is empty.', { code: 'EMPTY_CHUNK' })
   }
   if (session.chunkSize === null || session.totalSize === null) return

@@ -56,7 +56,7 @@ export async function sendBody<T extends Receipt>(
     if (!isKnown || sent.isEchoed) return sent
     // Another S3 under the same name, which may not look at it.
     connection.knowsCrc32.set(operation, false)
-    return send(connection.takesMd5)
+    return connection.takesMd5 ? send(true) : sent
   }
   return connection.deliver(body.size, signal, () => connection.call(operation, attempt, options), look)
 }

@@ -1,9 +1,11 @@
 /** Chunks that come again, or others in their place, while parts leave: what has been acknowledged still becomes the file. */
 import { PassThrough } from 'node:stream'
-import { describe, expect, it } from 'vitest'
+import { afterEach, describe, expect, it, vi } from 'vitest'
+import { ChunkSums } from '../../src/engine/chunk-sums.ts'
+import { MemorySessionStore } from '../../src/sessions/memory-session-store.ts'
 import { LocalStorageAdapter } from '../../src/storage/local-storage.ts'
 import { MemoryStorageAdapter } from '../../src/storage/memory-storage.ts'
-import type { MultipartStorage } from '../../src/types.ts'
+import type { MultipartStorage, UploadSession } from '../../src/types.ts'
 import { testEngine } from '../support/engine.ts'
 import { flaky, type Trouble } from '../support/flaky-storage.ts'
 import { bytes, cut } from '../support/random.ts'
@@ -56,6 +58,48 @@ describe('a chunk behind a gap that comes again when the beginning was looked at
 })
 
 describe('the sum of a chunk', () => {
+  afterEach(() => void vi.restoreAllMocks())
+
+  it('that could not be written is made up for when the chunk comes again', async () => {
+    const { client, sent } = world(200)
+    const id = await client.create(400, { chunkSize: 100 })
+    const [first, second] = [bytes(100, 1), bytes(100, 2)]
+    const full = Object.assign(new Error('no space left'), { code: 'ENOSPC' })
+    vi.spyOn(ChunkSums.prototype, 'write').mockRejectedValueOnce(full)
+    await expect(client.write(id, 0, first)).rejects.toMatchObject({ status: 507 })
+    expect((await client.write(id, 0, first)).duplicate).toBe(true)
+    await client.write(id, 1, second)
+    await sent(id, [[1, 1]])
+    expect((await client.write(id, 0, first)).duplicate).toBe(true)
+  })
+
+  it('is not touched by other bytes that are known to be refused', async () => {
+    const { client } = world(200)
+    const id = await client.create(450, { chunkSize: 100 })
+    for (const index of [3, 4]) await client.write(id, index, bytes(index === 3 ? 100 : 50, index))
+    const write = vi.spyOn(ChunkSums.prototype, 'write')
+    await expect(client.write(id, 3, bytes(150, 7))).rejects.toMatchObject({ code: 'CHUNK_OVERLAP' })
+    expect(write).not.toHaveBeenCalled()
+  })
+
+  it('is put back when other bytes turn out to be late at the very end', async () => {
+    const sessions = new MemorySessionStore()
+    const { client } = world(200, { sessions })
+    const id = await client.create(450, { chunkSize: 100 })
+    const chunk = bytes(100, 1)
+    await client.write(id, 1, chunk)
+    const replace = sessions.replace.bind(sessions)
+    // Somebody else counts the part of the chunk between the look and the change.
+    sessions.replace = async (next, version) => {
+      sessions.replace = replace
+      const current = (await sessions.get(id)) as UploadSession
+      await replace({ ...current, sentParts: [[1, 1]], version: current.version + 1 }, current.version)
+      return replace(next, version)
+    }
+    await expect(client.write(id, 1, bytes(100, 9))).rejects.toMatchObject({ code: 'CHUNK_CONFLICT' })
+    expect((await client.write(id, 1, chunk)).duplicate).toBe(true)
+  })
+
   it('stays when other bytes are refused because they overlap', async () => {
     const { client, sent } = world(200)
     const id = await client.create(450, { chunkSize: 100 })

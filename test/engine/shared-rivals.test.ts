@@ -45,6 +45,20 @@ function slowPart({ multipart }: MemoryStorageAdapter, content: Buffer) {
   return { begun: begun.opened, arrive }
 }
 
+it('a chunk that would move bytes that have left is not sent', async () => {
+  const { nodes, storage, sessions } = sharedNodes(1, sharedStorage())
+  const [{ client }] = nodes as [(typeof nodes)[0]]
+  const id = await client.create(3 * partSize)
+  const session = (await sessions.get(id)) as UploadSession
+  // As it is left when a first chunk of two parts has been taken back.
+  const last = { index: 1, count: 1, size: partSize, offset: 2 * partSize, loose: 0 }
+  const left: UploadSession = { ...session, chunks: [last], sentParts: [[3, 3]], version: session.version + 1 }
+  await sessions.replace(left, session.version)
+  await expect(client.write(id, 0, bytes(partSize))).rejects.toMatchObject({ status: 409, code: 'CHUNK_CONFLICT' })
+  expect(storage.openMultipartUploads()).toEqual([])
+  expect((await client.get(id)).sentParts).toEqual([[3, 3]])
+})
+
 describe('two last chunks of two parts', () => {
   it.each(['fails', 'is completed'])('never make a file of both, when one %s between its parts', async (end) => {
     const { a, b, storage } = twoNodes()
