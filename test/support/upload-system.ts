@@ -64,7 +64,7 @@ export class UploadSystem {
     this.#ahead += milliseconds
   }
 
-  /** Without an end of the old one, it is another process that goes on with what it has begun; of those without a disk in common, another machine. */
+  /** Without an end of the old one, another process goes on with what it has begun; in `memory alone`, another machine. */
   async restart(how: 'close' | 'leave'): Promise<void> {
     if (how === 'close') await this.engine.close({ timeout: 5_000 })
     if (this.kind === 'memory alone') this.#tempDir = join(this.#folder.path, `temp-${this.#engines.length}`)
